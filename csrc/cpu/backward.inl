@@ -1,0 +1,360 @@
+// Backward over one direction: forward's story told in reverse. Included inside an instruction set's namespace.
+//
+// Between two steps stands a boundary: the gate gradients of the later step, times W_hh, become the gradient of the
+// earlier step's output, and the earlier step's cell runs backward on it while it is still in registers' reach. After
+// a chunk of steps its gate gradients feed dx, dW and db, so they never exist for the whole sequence.
+
+template <class Cell, class T>
+class BackwardPass {
+  using V = Vec<T>;
+  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
+  static constexpr int kRows = kTileRows<kPlainColumns>;
+  static constexpr int64_t kWidth = kPlainWidth<T>;
+
+ public:
+  BackwardPass(const BackwardProblem& problem, int direction, Team team, void* scratch)
+      : shape_(problem.shape),
+        own_(problem.direction[direction]),
+        schedule_(problem.shape, direction == 1),
+        team_(team),
+        gate_rows_(kGates * shape_.hidden),
+        h_blocks_(ceil_div(shape_.hidden, kWidth)),
+        y_blocks_(ceil_div(shape_.output(), kWidth)),
+        x_blocks_(ceil_div(shape_.input, kWidth)),
+        x_(static_cast<const T*>(problem.x)),
+        y_(static_cast<const T*>(problem.y) + direction * shape_.output()),
+        dy_(static_cast<const T*>(problem.dy) + direction * shape_.output()),
+        y_stride_(shape_.directions * shape_.output()) {
+    lay_out(scratch);
+  }
+
+  size_t lay_out(void* base) {
+    Arena arena(base);
+    constexpr int64_t kChunkBytes = 1 << 20, kLeastChunkRows = 256;
+    const int64_t row_bytes = gate_rows_ * static_cast<int64_t>(sizeof(T));
+    chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
+    chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
+    const bool projected = shape_.projection > 0;
+    w_hh_ = arena.take<T>(y_blocks_ * gate_rows_ * kWidth);
+    if (own_.dx != nullptr) w_ih_ = arena.take<T>(x_blocks_ * gate_rows_ * kWidth);
+    if (projected) w_hr_ = arena.take<T>(h_blocks_ * shape_.projection * kWidth);
+    dx_gates_ = arena.take<T>(chunk_rows_ * gate_rows_);
+    dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_rows_) : dx_gates_;
+    carried_ = arena.take<T>(shape_.batch * gate_rows_);
+    if (projected) dout_ = arena.take<T>(chunk_rows_ * shape_.projection);
+    // The operands of the weight gradients.
+    const int64_t left_rows = std::max(gate_rows_, shape_.projection);
+    left_ = arena.take<T>(ceil_div(left_rows, kRows) * kRows * chunk_rows_);
+    const int64_t right_blocks = std::max(x_blocks_, std::max(y_blocks_, projected ? h_blocks_ : 0));
+    right_ = arena.take<T>(right_blocks * kWidth * chunk_rows_);
+    return arena.used();
+  }
+
+  void run() {
+    pack();
+    team_.sync();
+    for (int64_t end = shape_.steps; end > 0;) {
+      const Chunk chunk = schedule_.chunk_until(end, chunk_rows_);
+      const Division division = Division::choose(schedule_, chunk, team_);
+      for (int64_t step = end; step > chunk.steps.begin; --step) run_boundary(step, chunk, division);
+      if (division.by_batch) team_.sync();
+      weight_gradients(chunk, end == shape_.steps);
+      if (own_.dx != nullptr) input_gradient(chunk);
+      carry(chunk);
+      team_.sync();
+      end = chunk.steps.begin;
+    }
+    const Chunk start{{0, 0}, {0, 0}};
+    run_boundary(0, start, {team_.size == 1, {0, INT64_MAX}});
+  }
+
+ private:
+  const T* initial(int state) const { return static_cast<const T*>(own_.initial[state]); }
+  const T* all_states(int state) const { return static_cast<const T*>(own_.states[state]); }
+  T* dstate(int state) const { return static_cast<T*>(own_.dstate[state]); }
+
+  void pack() {
+    pack_matrix(own_.weights.w_hh, gate_rows_, shape_.output(), y_blocks_, w_hh_);
+    if (own_.dx != nullptr) pack_matrix(own_.weights.w_ih, gate_rows_, shape_.input, x_blocks_, w_ih_);
+    if (shape_.projection > 0) pack_matrix(own_.weights.w_hr, shape_.projection, shape_.hidden, h_blocks_, w_hr_);
+  }
+
+  void pack_matrix(const void* matrix, int64_t rows, int64_t columns, int64_t blocks, T* panels) const {
+    const T* source = static_cast<const T*>(matrix);
+    const Range mine = share(blocks, team_.rank, team_.size);
+    for (int64_t b = mine.begin; b < mine.end; ++b) {
+      pack_plain<T>([=](int64_t k) { return source + k * columns; }, {0, rows}, columns, b, panels + b * rows * kWidth);
+    }
+  }
+
+  // From step `step` to the one before it. Rows [0, continuing) belong to both; further rows of `step` started there,
+  // so what reaches them is the gradient of their initial state; further rows of the earlier step ended there.
+  void run_boundary(int64_t step, const Chunk& chunk, const Division& division) {
+    const int64_t continuing = schedule_.continuing(step);
+    const Range both = intersect(division.batch, {0, continuing});
+    const Range started = intersect(division.batch, {continuing, schedule_.active(step)});
+    const Range ended = intersect(division.batch, {continuing, schedule_.active(step - 1)});
+    const T* gates = step == chunk.steps.end || step == 0
+                         ? carried_
+                         : dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_rows_;
+    const Range blocks = division.blocks(y_blocks_, team_);
+    recurrent_product(started, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
+      T* p = dstate(0) + n * shape_.output() + column;
+      store_units(Cell::kDirectH ? value + load_units(p, lanes) : value, p, lanes);
+    });
+    if (step == 0) return;
+    if (shape_.projection > 0) {
+      gather_output_gradient(step - 1, chunk, both, ended, blocks, gates);
+      division.sync(team_);
+      run_projected_cells(step - 1, chunk, intersect(division.batch, {0, schedule_.active(step - 1)}), division);
+    } else {
+      run_cells(step - 1, chunk, both, ended, blocks, gates);
+    }
+    division.sync(team_);
+  }
+
+  // body(n, column, lanes, value) for value = gates[n] * W_hh.
+  template <class Body>
+  void recurrent_product(Range rows, Range blocks, const T* gates, const Body& body) const {
+    alignas(64) T tile[kRows * kWidth];
+    const LeftMatrix<T> left{gates, gate_rows_, 1};
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+      for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
+        product<T, kPlainColumns>(tile_rows, left.from_row(n), gate_rows_, w_hh_ + b * gate_rows_ * kWidth, nullptr, tile);
+        for (int64_t row = 0; row < tile_rows; ++row) {
+          for_plain_vectors(shape_.output(), b, tile + row * kWidth,
+                            [&](int64_t column, int64_t lanes, V value) { body(n + row, column, lanes, value); });
+        }
+      });
+    }
+  }
+
+  void run_cells(int64_t step, const Chunk& chunk, Range both, Range ended, Range blocks, const T* gates) {
+    const T* dy = dy_ + schedule_.offset(step) * y_stride_;
+    const auto from_output = [&](int64_t n, int64_t unit, int64_t lanes) {
+      return load_units(dy + n * y_stride_ + unit, lanes);
+    };
+    const auto from_later_h = [&](int64_t n, int64_t unit, int64_t lanes) {
+      return load_units(dstate(0) + n * shape_.hidden + unit, lanes);
+    };
+    recurrent_product(both, blocks, gates, [&](int64_t n, int64_t unit, int64_t lanes, V value) {
+      V dh = value + from_output(n, unit, lanes);
+      if constexpr (Cell::kDirectH) dh = dh + from_later_h(n, unit, lanes);
+      run_cell(step, chunk, n, unit, lanes, dh);
+    });
+    const int64_t last = std::min(shape_.hidden, blocks.end * kWidth);
+    for (int64_t n = ended.begin; n < ended.end; ++n) {
+      for (int64_t unit = blocks.begin * kWidth; unit < last; unit += V::kLanes) {
+        const int64_t lanes = last - unit;
+        run_cell(step, chunk, n, unit, lanes, from_output(n, unit, lanes) + from_later_h(n, unit, lanes));
+      }
+    }
+  }
+
+  // With a projection: dout_ = gradient of the projected output.
+  void gather_output_gradient(int64_t step, const Chunk& chunk, Range both, Range ended, Range blocks, const T* gates) {
+    const int64_t P = shape_.projection;
+    const T* dy = dy_ + schedule_.offset(step) * y_stride_;
+    T* out = dout_ + (schedule_.offset(step) - chunk.rows.begin) * P;
+    recurrent_product(both, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
+      store_units(value + load_units(dy + n * y_stride_ + column, lanes), out + n * P + column, lanes);
+    });
+    const int64_t last = std::min(P, blocks.end * kWidth);
+    for (int64_t n = ended.begin; n < ended.end; ++n) {
+      for (int64_t column = blocks.begin * kWidth; column < last; ++column) {
+        out[n * P + column] = dy[n * y_stride_ + column] + dstate(0)[n * P + column];
+      }
+    }
+  }
+
+  void run_projected_cells(int64_t step, const Chunk& chunk, Range rows, const Division& division) {
+    alignas(64) T tile[kRows * kWidth];
+    const int64_t P = shape_.projection;
+    const LeftMatrix<T> left{dout_ + (schedule_.offset(step) - chunk.rows.begin) * P, P, 1};
+    const Range blocks = division.blocks(h_blocks_, team_);
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+      for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
+        product<T, kPlainColumns>(tile_rows, left.from_row(n), P, w_hr_ + b * P * kWidth, nullptr, tile);
+        for (int64_t row = 0; row < tile_rows; ++row) {
+          for_plain_vectors(shape_.hidden, b, tile + row * kWidth, [&](int64_t unit, int64_t lanes, V value) {
+            run_cell(step, chunk, n + row, unit, lanes, value);
+          });
+        }
+      });
+    }
+  }
+
+  // One vector of units of one row, from the full gradient dh of its new h to gate gradients.
+  void run_cell(int64_t step, const Chunk& chunk, int64_t n, int64_t unit, int64_t lanes, V dh) {
+    const int64_t H = shape_.hidden, row = schedule_.offset(step) + n;
+    const bool fresh = n >= schedule_.continuing(step);
+    const int64_t old_row = fresh ? 0 : schedule_.offset(step - 1) + n;
+    Pack<V, kStates> old_state, new_state, dstates;
+    if constexpr (Cell::kDirectH) {
+      old_state[0] = load_units((fresh ? initial(0) + n * H : y_ + old_row * y_stride_) + unit, lanes);
+    }
+    new_state[0] = load_units(new_h(row) + unit, lanes);
+    dstates[0] = dh;
+    RNNKERN_UNROLL
+    for (int k = 1; k < kStates; ++k) {
+      old_state[k] = load_units((fresh ? initial(k) + n * H : all_states(k) + old_row * H) + unit, lanes);
+      new_state[k] = load_units(all_states(k) + row * H + unit, lanes);
+      dstates[k] = load_units(dstate(k) + n * H + unit, lanes);
+    }
+    Pack<V, Cell::kSaved> saved;
+    RNNKERN_UNROLL
+    for (int k = 0; k < Cell::kSaved; ++k) {
+      saved[k] = load_units(static_cast<const T*>(own_.saved) + (row * Cell::kSaved + k) * H + unit, lanes);
+    }
+    Pack<V, kGates> dx, dr;
+    Cell::backward(saved, old_state, new_state, dstates, dx, dr);
+    RNNKERN_UNROLL
+    for (int k = Cell::kDirectH ? 0 : 1; k < kStates; ++k) {
+      store_units(dstates[k], dstate(k) + n * H + unit, lanes);
+    }
+    const int64_t gates = (row - chunk.rows.begin) * gate_rows_ + unit;
+    RNNKERN_UNROLL
+    for (int g = 0; g < kGates; ++g) {
+      store_units(dx[g], dx_gates_ + gates + g * H, lanes);
+      if constexpr (Cell::kSplitGates) store_units(dr[g], dr_gates_ + gates + g * H, lanes);
+    }
+  }
+
+  const T* new_h(int64_t row) const {
+    return shape_.projection > 0 ? static_cast<const T*>(own_.unprojected) + row * shape_.hidden : y_ + row * y_stride_;
+  }
+
+  // dW and db of the chunk's steps; the first chunk sets them, the others add. Each member owns rows of the weights.
+  void weight_gradients(const Chunk& chunk, bool first) {
+    const int64_t count = chunk.rows.end - chunk.rows.begin;
+    bias_gradient(dx_gates_, count, first, own_.db_ih);
+    bias_gradient(dr_gates_, count, first, own_.db_hh);
+    if (own_.dw_ih != nullptr) {
+      pack_left(dx_gates_, gate_rows_, count);
+      pack_right(chunk, shape_.input, x_blocks_, [&](int64_t step, int64_t n) {
+        return x_ + (schedule_.offset(step) + n) * shape_.input;
+      });
+      outer_product(gate_rows_, count, shape_.input, x_blocks_, first, own_.dw_ih);
+    }
+    if (own_.dw_hh != nullptr) {
+      pack_left(dr_gates_, gate_rows_, count);
+      pack_right(chunk, shape_.output(), y_blocks_, [&](int64_t step, int64_t n) {
+        return n < schedule_.continuing(step) ? y_ + (schedule_.offset(step - 1) + n) * y_stride_
+                                              : initial(0) + n * shape_.output();
+      });
+      outer_product(gate_rows_, count, shape_.output(), y_blocks_, first, own_.dw_hh);
+    }
+    if (own_.dw_hr != nullptr) {
+      pack_left(dout_, shape_.projection, count);
+      pack_right(chunk, shape_.hidden, h_blocks_, [&](int64_t step, int64_t n) {
+        return new_h(schedule_.offset(step) + n);
+      });
+      outer_product(shape_.projection, count, shape_.hidden, h_blocks_, first, own_.dw_hr);
+    }
+  }
+
+  Range my_tiles(int64_t rows) const { return share(ceil_div(rows, kRows), team_.rank, team_.size); }
+
+  void bias_gradient(const T* gates, int64_t count, bool first, void* db) const {
+    if (db == nullptr) return;
+    const Range tiles = my_tiles(gate_rows_);
+    const int64_t end = std::min(tiles.end * kRows, gate_rows_);
+    for (int64_t gate = tiles.begin * kRows; gate < end; gate += V::kLanes) {
+      const int64_t lanes = end - gate;
+      T* out = static_cast<T*>(db) + gate;
+      V sum = first ? V(0) : load_units(out, lanes);
+      for (int64_t k = 0; k < count; ++k) sum = sum + load_units(gates + k * gate_rows_ + gate, lanes);
+      store_units(sum, out, lanes);
+    }
+  }
+
+  // left_ [tile][k][kRows]: this member's tiles of the transpose of matrix [count, rows], zero beyond the last row.
+  void pack_left(const T* matrix, int64_t rows, int64_t count) {
+    const Range tiles = my_tiles(rows);
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      T* out = left_ + tile * count * kRows;
+      const int64_t present = std::min<int64_t>(kRows, rows - tile * kRows);
+      for (int64_t k = 0; k < count; ++k) {
+        for (int64_t row = 0; row < kRows; ++row) {
+          out[k * kRows + row] = row < present ? matrix[k * rows + tile * kRows + row] : T(0);
+        }
+      }
+    }
+  }
+
+  // right_ [block][k][width]: rows row(step, n) of the chunk, in the order of the sequence.
+  template <class Row>
+  void pack_right(const Chunk& chunk, int64_t columns, int64_t blocks, const Row& row) {
+    const int64_t count = chunk.rows.end - chunk.rows.begin;
+    const Range mine = share(blocks, team_.rank, team_.size);
+    for (int64_t step = chunk.steps.begin; step < chunk.steps.end; ++step) {
+      const int64_t first = schedule_.offset(step) - chunk.rows.begin;
+      for (int64_t b = mine.begin; b < mine.end; ++b) {
+        pack_plain<T>([&](int64_t k) { return row(step, k - first); }, {first, first + schedule_.active(step)}, columns, b,
+                      right_ + b * count * kWidth);
+      }
+    }
+    team_.sync();
+  }
+
+  // dw [rows, columns] (+)= left_ * right_.
+  void outer_product(int64_t rows, int64_t count, int64_t columns, int64_t blocks, bool first, void* dw) {
+    alignas(64) T tile[kRows * kWidth];
+    const Range tiles = my_tiles(rows);
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t i = tiles.begin; i < tiles.end; ++i) {
+        const LeftMatrix<T> left{left_ + i * count * kRows, 1, kRows};
+        product_tile<T, kPlainColumns, kRows>(left, count, right_ + b * count * kWidth, nullptr, tile);
+        const int64_t present = std::min<int64_t>(kRows, rows - i * kRows);
+        for (int64_t row = 0; row < present; ++row) {
+          T* out = static_cast<T*>(dw) + (i * kRows + row) * columns;
+          for_plain_vectors(columns, b, tile + row * kWidth, [&](int64_t column, int64_t lanes, V value) {
+            store_units(first ? value : value + load_units(out + column, lanes), out + column, lanes);
+          });
+        }
+      }
+    }
+    team_.sync();
+  }
+
+  void input_gradient(const Chunk& chunk) {
+    alignas(64) T tile[kRows * kWidth];
+    const Range rows = share(chunk.rows.end - chunk.rows.begin, team_.rank, team_.size);
+    const LeftMatrix<T> gates{dx_gates_, gate_rows_, 1};
+    for (int64_t b = 0; b < x_blocks_; ++b) {
+      for_tiles(rows, kRows, [&](int64_t first, int64_t tile_rows) {
+        product<T, kPlainColumns>(tile_rows, gates.from_row(first), gate_rows_, w_ih_ + b * gate_rows_ * kWidth, nullptr,
+                                  tile);
+        for (int64_t row = 0; row < tile_rows; ++row) {
+          T* out = static_cast<T*>(own_.dx) + (chunk.rows.begin + first + row) * shape_.input;
+          for_plain_vectors(shape_.input, b, tile + row * kWidth, [&](int64_t column, int64_t lanes, V value) {
+            store_units(value, out + column, lanes);
+          });
+        }
+      });
+    }
+  }
+
+  // Keeps the gate gradients of the chunk's first step for the boundary before it.
+  void carry(const Chunk& chunk) {
+    const int64_t step = chunk.steps.begin;
+    const Range mine = share(schedule_.active(step), team_.rank, team_.size);
+    const T* gates = dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_rows_;
+    std::copy(gates + mine.begin * gate_rows_, gates + mine.end * gate_rows_, carried_ + mine.begin * gate_rows_);
+  }
+
+  const Shape& shape_;
+  const BackwardDirection& own_;
+  const Schedule schedule_;
+  const Team team_;
+  const int64_t gate_rows_, h_blocks_, y_blocks_, x_blocks_;
+  const T *const x_, *const y_, *const dy_;
+  const int64_t y_stride_;
+
+  int64_t chunk_rows_ = 0;
+  T *w_ih_ = nullptr, *w_hh_ = nullptr, *w_hr_ = nullptr;  // panels
+  T *dx_gates_ = nullptr, *dr_gates_ = nullptr;            // [row of the chunk, G*H]; one array unless kSplitGates
+  T* carried_ = nullptr;                                   // [N, G*H]
+  T* dout_ = nullptr;                                      // [row of the chunk, P]
+  T *left_ = nullptr, *right_ = nullptr;
+};
