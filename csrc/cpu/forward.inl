@@ -20,8 +20,9 @@ class ForwardPass {
         own_(problem.direction[direction]),
         schedule_(problem.shape, direction == 1),
         team_(team),
-        blocks_(ceil_div(shape_.hidden, kBlockUnits)),
-        y_blocks_(ceil_div(shape_.projection, kPlainWidth<T>)),
+        w_ih_(own_.weights.w_ih, kGates, shape_.hidden, shape_.input, shape_.rows, 1),
+        w_hh_(own_.weights.w_hh, kGates, shape_.hidden, shape_.output(), shape_.batch, shape_.steps),
+        w_hr_(own_.weights.w_hr, 1, shape_.projection, shape_.hidden, shape_.batch, shape_.steps),
         x_(static_cast<const T*>(problem.x)),
         y_(static_cast<T*>(problem.y) + direction * shape_.output()),
         y_stride_(shape_.directions * shape_.output()) {
@@ -33,15 +34,15 @@ class ForwardPass {
     Arena arena(base);
     // A member's share of the input's gates stays in its L2, and W_ih is read often enough to be worth it.
     constexpr int64_t kChunkBytes = 512 << 10, kLeastChunkRows = 64;
-    const int64_t row_bytes = blocks_ * kWidth * static_cast<int64_t>(sizeof(T));
+    const int64_t row_bytes = w_hh_.blocks() * kWidth * static_cast<int64_t>(sizeof(T));
     chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
-    w_ih_ = arena.take<T>(blocks_ * shape_.input * kWidth);
-    w_hh_ = arena.take<T>(blocks_ * shape_.output() * kWidth);
-    b_ih_ = arena.take<T>(blocks_ * kWidth);
-    b_hh_ = arena.take<T>(blocks_ * kWidth);
-    w_hr_ = arena.take<T>(y_blocks_ * shape_.hidden * kPlainWidth<T>);
-    x_gates_ = arena.take<T>(blocks_ * chunk_rows_ * kWidth);
+    w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
+    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
+    w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
+    b_ih_ = arena.take<T>(w_hh_.blocks() * kWidth);
+    b_hh_ = arena.take<T>(w_hh_.blocks() * kWidth);
+    x_gates_ = arena.take<T>(w_hh_.blocks() * chunk_rows_ * kWidth);
     if (shape_.projection > 0 && !problem_.training) unprojected_ = arena.take<T>(shape_.batch * shape_.hidden);
     return arena.used();
   }
@@ -65,20 +66,13 @@ class ForwardPass {
   T* all_states(int state) const { return static_cast<T*>(own_.states[state]); }
 
   void pack() {
-    const Weights& w = own_.weights;
-    const Range blocks = share(blocks_, team_.rank, team_.size);
+    const Range blocks = share(w_hh_.blocks(), team_.rank, team_.size);
+    w_ih_.pack(blocks);
+    w_hh_.pack(blocks);
+    w_hr_.pack(share(w_hr_.blocks(), team_.rank, team_.size));
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      pack_transposed(static_cast<const T*>(w.w_ih), kGates, shape_.hidden, shape_.input, b, kBlockUnits,
-                      w_ih_ + b * shape_.input * kWidth);
-      pack_transposed(static_cast<const T*>(w.w_hh), kGates, shape_.hidden, shape_.output(), b, kBlockUnits,
-                      w_hh_ + b * shape_.output() * kWidth);
-      pack_bias(static_cast<const T*>(w.b_ih), kGates, shape_.hidden, b, kBlockUnits, b_ih_ + b * kWidth);
-      pack_bias(static_cast<const T*>(w.b_hh), kGates, shape_.hidden, b, kBlockUnits, b_hh_ + b * kWidth);
-    }
-    const Range y_blocks = share(y_blocks_, team_.rank, team_.size);
-    for (int64_t b = y_blocks.begin; b < y_blocks.end; ++b) {
-      pack_transposed(static_cast<const T*>(w.w_hr), 1, shape_.projection, shape_.hidden, b, kPlainWidth<T>,
-                      w_hr_ + b * shape_.hidden * kPlainWidth<T>);
+      pack_bias(static_cast<const T*>(own_.weights.b_ih), kGates, shape_.hidden, b, kBlockUnits, b_ih_ + b * kWidth);
+      pack_bias(static_cast<const T*>(own_.weights.b_hh), kGates, shape_.hidden, b, kBlockUnits, b_hh_ + b * kWidth);
     }
     // When nothing is kept, the final states double as the current ones.
     if (problem_.training) return;
@@ -93,12 +87,12 @@ class ForwardPass {
   void project_input(const Chunk& chunk, const Division& division) {
     const int64_t count = chunk.rows.end - chunk.rows.begin;
     const Range rows = division.by_batch ? share(count, team_.rank, team_.size) : Range{0, count};
-    const Range blocks = division.blocks(blocks_, team_);
+    const Range blocks = division.blocks(w_hh_.blocks(), team_);
     const LeftMatrix<T> x{x_ + chunk.rows.begin * shape_.input, shape_.input, 1};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for_tiles(rows, kRows, [&](int64_t row, int64_t tile_rows) {
-        product<T, kColumns>(tile_rows, x.from_row(row), shape_.input, w_ih_ + b * shape_.input * kWidth,
-                             b_ih_ + b * kWidth, x_gates_ + (b * chunk_rows_ + row) * kWidth);
+        w_ih_.multiply(tile_rows, x.from_row(row), b, b_ih_ + b * kWidth,
+                       x_gates_ + (b * chunk_rows_ + row) * kWidth);
       });
     }
     if (division.by_batch) team_.sync();
@@ -106,7 +100,7 @@ class ForwardPass {
 
   void run_step(int64_t step, const Chunk& chunk, const Division& division) {
     const int64_t active = schedule_.active(step), continuing = schedule_.continuing(step);
-    const Range blocks = division.blocks(blocks_, team_);
+    const Range blocks = division.blocks(w_hh_.blocks(), team_);
     if (continuing > 0) {
       const LeftMatrix<T> previous{y_ + schedule_.offset(step - 1) * y_stride_, y_stride_, 1};
       run_rows(step, chunk, blocks, intersect(division.batch, {0, continuing}), previous);
@@ -115,7 +109,7 @@ class ForwardPass {
     run_rows(step, chunk, blocks, intersect(division.batch, {continuing, active}), h0);
     division.sync(team_);
     if (shape_.projection > 0) {
-      project_output(step, intersect(division.batch, {0, active}), division.blocks(y_blocks_, team_));
+      project_output(step, intersect(division.batch, {0, active}), division.blocks(w_hr_.blocks(), team_));
       division.sync(team_);
     }
   }
@@ -125,8 +119,7 @@ class ForwardPass {
     const int64_t chunk_row = schedule_.offset(step) - chunk.rows.begin;
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
-        product<T, kColumns>(tile_rows, h.from_row(n), shape_.output(), w_hh_ + b * shape_.output() * kWidth,
-                             b_hh_ + b * kWidth, tile);
+        w_hh_.multiply(tile_rows, h.from_row(n), b, b_hh_ + b * kWidth, tile);
         const T* x_tile = x_gates_ + (b * chunk_rows_ + chunk_row + n) * kWidth;
         for (int64_t row = 0; row < tile_rows; ++row) {
           run_cell(step, b, n + row, x_tile + row * kWidth, tile + row * kWidth, h.data + (n + row) * h.row_stride);
@@ -181,13 +174,13 @@ class ForwardPass {
 
   void project_output(int64_t step, Range rows, Range y_blocks) {
     constexpr int kPlainRows = kTileRows<kPlainColumns>;
+    alignas(64) static constexpr T kNoBias[kPlainWidth<T>] = {};
     alignas(64) T tile[kPlainRows * kPlainWidth<T>];
     const int64_t first = schedule_.offset(step);
     const LeftMatrix<T> h{h_row(first, 0), shape_.hidden, 1};
     for (int64_t b = y_blocks.begin; b < y_blocks.end; ++b) {
       for_tiles(rows, kPlainRows, [&](int64_t n, int64_t tile_rows) {
-        product<T, kPlainColumns>(tile_rows, h.from_row(n), shape_.hidden, w_hr_ + b * shape_.hidden * kPlainWidth<T>,
-                                  nullptr, tile);
+        w_hr_.multiply(tile_rows, h.from_row(n), b, kNoBias, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = y_ + (first + n + row) * y_stride_;
           for_plain_vectors(shape_.projection, b, tile + row * kPlainWidth<T>, [&](int64_t column, int64_t lanes, V value) {
@@ -221,13 +214,13 @@ class ForwardPass {
   const ForwardDirection& own_;
   const Schedule schedule_;
   const Team team_;
-  const int64_t blocks_, y_blocks_;
+  TransposedMatrix<T, kColumns> w_ih_, w_hh_;
+  TransposedMatrix<T, kPlainColumns> w_hr_;
   const T* const x_;
   T* const y_;
   const int64_t y_stride_;
 
   int64_t chunk_rows_ = 0;
-  T *w_ih_ = nullptr, *w_hh_ = nullptr, *w_hr_ = nullptr;  // panels
   T *b_ih_ = nullptr, *b_hh_ = nullptr;
   T* x_gates_ = nullptr;
   T* unprojected_ = nullptr;  // [N, H]

@@ -96,24 +96,113 @@ void store_units(Vec<T> value, T* p, int64_t lanes) {
   lanes >= Vec<T>::kLanes ? value.store(p) : value.store(p, lanes);
 }
 
-// Packs one block of columns of W^T, W being [groups * units, depth] and the block holding, group by group, the units
-// [block * block_units, (block + 1) * block_units).
-template <class T>
-void pack_transposed(const T* w, int64_t groups, int64_t units, int64_t depth, int64_t block, int64_t block_units,
-                     T* panel) {
-  constexpr int64_t kDepthTile = 64 / sizeof(T);  // one cache line of each row of W at a time
-  const int64_t width = groups * block_units;
-  for (int64_t first = 0; first < depth; first += kDepthTile) {
-    const int64_t end = std::min(first + kDepthTile, depth);
-    for (int64_t column = 0; column < width; ++column) {
-      const int64_t unit = block * block_units + column % block_units;
-      const T* row = w + (column / block_units * units + unit) * depth;
-      for (int64_t k = first; k < end; ++k) panel[k * width + column] = unit < units ? row[k] : T(0);
+// The same tile as product_tile's, from rows of W as they are: out[row][column] = start + a(row) . w[column], for kDots
+// columns. a's k_stride is 1.
+inline constexpr int kDots = 4;
+
+template <class T, int kRows>
+__attribute__((noinline)) void dot_tile(LeftMatrix<T> a, int64_t depth, const T* const w[kDots], const T* start,
+                                        T* out, int64_t out_stride) {
+  using V = Vec<T>;
+  V sum[kRows][kDots];
+  RNNKERN_UNROLL
+  for (int row = 0; row < kRows; ++row) {
+    RNNKERN_UNROLL
+    for (int dot = 0; dot < kDots; ++dot) sum[row][dot] = V(0);
+  }
+  for (int64_t k = 0; k < depth; k += V::kLanes) {
+    const int64_t lanes = depth - k;
+    V right[kDots];
+    RNNKERN_UNROLL
+    for (int dot = 0; dot < kDots; ++dot) right[dot] = load_units(w[dot] + k, lanes);
+    RNNKERN_UNROLL
+    for (int row = 0; row < kRows; ++row) {
+      const V left = load_units(a.data + row * a.row_stride + k, lanes);
+      RNNKERN_UNROLL
+      for (int dot = 0; dot < kDots; ++dot) sum[row][dot] = fma(left, right[dot], sum[row][dot]);
     }
+  }
+  RNNKERN_UNROLL
+  for (int row = 0; row < kRows; ++row) {
+    RNNKERN_UNROLL
+    for (int dot = 0; dot < kDots; ++dot) out[row * out_stride + dot] = start[dot] + reduce_add(sum[row][dot]);
   }
 }
 
-// The same for a vector of biases [groups * units] (nullptr: zeros).
+inline constexpr int kMostDotRows = kAccumulators / kDots < 4 ? kAccumulators / kDots : 4;
+
+// dot_tile for 1 <= rows <= kMostDotRows.
+template <class T, int kRows = kMostDotRows>
+void dots(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* const w[kDots], const T* start, T* out,
+          int64_t out_stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return dots<T, kRows - 1>(rows, a, depth, w, start, out, out_stride);
+  }
+  dot_tile<T, kRows>(a, depth, w, start, out, out_stride);
+}
+
+// W^T as the right-hand matrix of products, W being [groups * units, depth]. A block of its columns holds, group by
+// group, the units [block * block_units, (block + 1) * block_units). Packed, unless W would be read too few times.
+template <class T, int kColumns>
+class TransposedMatrix {
+ public:
+  static constexpr int64_t kWidth = kColumns * Vec<T>::kLanes;
+  static constexpr int kRows = kTileRows<kColumns>;
+
+  // The products to come: `products` of them, of `rows` rows each.
+  TransposedMatrix(const void* w, int64_t groups, int64_t units, int64_t depth, int64_t rows, int64_t products)
+      : w_(static_cast<const T*>(w)), groups_(groups), units_(units), depth_(depth), block_units_(kWidth / groups),
+        packed_(rows > kMostDotRows || products > kProductsWorthPacking) {}
+
+  int64_t blocks() const { return ceil_div(units_, block_units_); }
+  int64_t block_units() const { return block_units_; }
+  int64_t panels_size() const { return packed_ ? blocks() * depth_ * kWidth : 0; }
+  void set_panels(T* panels) { panels_ = panels; }
+
+  void pack(Range blocks) {
+    for (int64_t b = blocks.begin; packed_ && b < blocks.end; ++b) pack_block(b);
+  }
+
+  // out [rows][width] = start [width] + a * block, for 1 <= rows <= kRows.
+  void multiply(int64_t rows, LeftMatrix<T> a, int64_t block, const T* start, T* out) const {
+    if (packed_) return product<T, kColumns>(rows, a, depth_, panels_ + block * depth_ * kWidth, start, out);
+    for (int64_t column = 0; column < kWidth; column += kDots) {
+      const T* w[kDots];
+      for (int dot = 0; dot < kDots; ++dot) w[dot] = w_row(block, column + dot);
+      for_tiles({0, rows}, kMostDotRows, [&](int64_t row, int64_t count) {
+        dots<T>(count, a.from_row(row), depth_, w, start + column, out + row * kWidth + column, kWidth);
+      });
+    }
+  }
+
+ private:
+  static constexpr int64_t kProductsWorthPacking = 8;
+
+  // Beyond the last unit the last one stands in; nobody reads what becomes of it.
+  const T* w_row(int64_t block, int64_t column) const {
+    const int64_t unit = std::min(block * block_units_ + column % block_units_, units_ - 1);
+    return w_ + (column / block_units_ * units_ + unit) * depth_;
+  }
+
+  void pack_block(int64_t block) {
+    constexpr int64_t kDepthTile = 64 / sizeof(T);  // one cache line of each row of W at a time
+    T* panel = panels_ + block * depth_ * kWidth;
+    for (int64_t first = 0; first < depth_; first += kDepthTile) {
+      const int64_t end = std::min(first + kDepthTile, depth_);
+      for (int64_t column = 0; column < kWidth; ++column) {
+        const T* row = w_row(block, column);
+        for (int64_t k = first; k < end; ++k) panel[k * kWidth + column] = row[k];
+      }
+    }
+  }
+
+  const T* w_;
+  int64_t groups_, units_, depth_, block_units_;
+  bool packed_;
+  T* panels_ = nullptr;
+};
+
+// A vector of biases [groups * units] (nullptr: zeros), in the order of a TransposedMatrix's block.
 template <class T>
 void pack_bias(const T* bias, int64_t groups, int64_t units, int64_t block, int64_t block_units, T* packed) {
   for (int64_t column = 0; column < groups * block_units; ++column) {

@@ -58,6 +58,12 @@ RNNKERN_HD Vec<float> zero_where_le0(Vec<float> d, Vec<float> y) {
   return _mm256_and_ps(d.v, _mm256_cmp_ps(y.v, _mm256_setzero_ps(), _CMP_NLE_UQ));
 }
 
+RNNKERN_HD float reduce_add(Vec<float> a) {
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+
 template <>
 struct Vec<double> {
   using Element = double;
@@ -91,6 +97,10 @@ RNNKERN_HD Vec<double> pow2(Vec<double> n) {
 }
 RNNKERN_HD Vec<double> zero_where_le0(Vec<double> d, Vec<double> y) {
   return _mm256_and_pd(d.v, _mm256_cmp_pd(y.v, _mm256_setzero_pd(), _CMP_NLE_UQ));
+}
+RNNKERN_HD double reduce_add(Vec<double> a) {
+  const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
 
 #include "cpu/recurrence.inl"

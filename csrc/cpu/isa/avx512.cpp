@@ -52,6 +52,8 @@ RNNKERN_HD Vec<float> zero_where_le0(Vec<float> d, Vec<float> y) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(y.v, _mm512_setzero_ps(), _CMP_NLE_UQ), d.v);
 }
 
+RNNKERN_HD float reduce_add(Vec<float> a) { return _mm512_reduce_add_ps(a.v); }
+
 template <>
 struct Vec<double> {
   using Element = double;
@@ -81,6 +83,7 @@ RNNKERN_HD Vec<double> pow2(Vec<double> n) { return _mm512_scalef_pd(_mm512_set1
 RNNKERN_HD Vec<double> zero_where_le0(Vec<double> d, Vec<double> y) {
   return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(y.v, _mm512_setzero_pd(), _CMP_NLE_UQ), d.v);
 }
+RNNKERN_HD double reduce_add(Vec<double> a) { return _mm512_reduce_add_pd(a.v); }
 
 #include "cpu/recurrence.inl"
 

@@ -95,6 +95,10 @@ template <class T>
 RNNKERN_HD Vec<T> zero_where_le0(Vec<T> d, Vec<T> y) {
   return Vec<T>::generate([&](int i) { return y.v[i] <= T(0) ? T(0) : d.v[i]; });
 }
+template <class T>
+RNNKERN_HD T reduce_add(Vec<T> a) {
+  return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]);
+}
 
 #include "cpu/recurrence.inl"
 
