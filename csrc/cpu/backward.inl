@@ -262,8 +262,16 @@ class BackwardPass {
     for (int64_t gate = tiles.begin * kRows; gate < end; gate += V::kLanes) {
       const int64_t lanes = end - gate;
       T* out = static_cast<T*>(db) + gate;
-      V sum = first ? V(0) : load_units(out, lanes);
-      for (int64_t k = 0; k < count; ++k) sum = sum + load_units(gates + k * gate_rows_ + gate, lanes);
+      // Sums of a few rows, added up with Kahan's compensation: there may be very many rows.
+      V sum = first ? V(0) : load_units(out, lanes), lost = V(0);
+      for_tiles({0, count}, 16, [&](int64_t row, int64_t rows) {
+        V part = V(0);
+        for (int64_t k = row; k < row + rows; ++k) part = part + load_units(gates + k * gate_rows_ + gate, lanes);
+        part = part - lost;
+        const V next = sum + part;
+        lost = (next - sum) - part;
+        sum = next;
+      });
       store_units(sum, out, lanes);
     }
   }
@@ -304,7 +312,7 @@ class BackwardPass {
     for (int64_t b = 0; b < blocks; ++b) {
       for (int64_t i = tiles.begin; i < tiles.end; ++i) {
         const LeftMatrix<T> left{left_ + i * count * kRows, 1, kRows};
-        product_tile<T, kPlainColumns, kRows>(left, count, right_ + b * count * kWidth, nullptr, tile);
+        product<T, kPlainColumns>(kRows, left, count, right_ + b * count * kWidth, nullptr, tile);
         const int64_t present = std::min<int64_t>(kRows, rows - i * kRows);
         for (int64_t row = 0; row < present; ++row) {
           T* out = static_cast<T*>(dw) + (i * kRows + row) * columns;

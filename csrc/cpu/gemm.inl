@@ -34,17 +34,17 @@ struct LeftMatrix {
   LeftMatrix from_row(int64_t row) const { return {data + row * row_stride, row_stride, k_stride}; }
 };
 
-// out[row] = start + sum over k < depth of a(row, k) * panel[k]; start is one row [width] for all, or zero if nullptr.
-// out [kRows][width] overlaps nothing.
+// out[row] = addend[row] + sum over k < depth of a(row, k) * panel[k], for rows of width; no addend if nullptr.
+// out [kRows][width] may be addend; it overlaps nothing else.
 template <class T, int kColumns, int kRows>
-__attribute__((noinline)) void product_tile(LeftMatrix<T> a, int64_t depth, const T* panel, const T* start, T* out) {
+__attribute__((noinline)) void product_tile(LeftMatrix<T> a, int64_t depth, const T* panel, const T* addend,
+                                            int64_t addend_stride, T* out) {
   using V = Vec<T>;
   V sum[kRows][kColumns];
   RNNKERN_UNROLL
-  for (int column = 0; column < kColumns; ++column) {
-    const V first = start != nullptr ? V::load(start + column * V::kLanes) : V(0);
+  for (int row = 0; row < kRows; ++row) {
     RNNKERN_UNROLL
-    for (int row = 0; row < kRows; ++row) sum[row][column] = first;
+    for (int column = 0; column < kColumns; ++column) sum[row][column] = V(0);
   }
   const T* left = a.data;
   for (int64_t k = 0; k < depth; ++k) {
@@ -66,18 +66,28 @@ __attribute__((noinline)) void product_tile(LeftMatrix<T> a, int64_t depth, cons
   for (int row = 0; row < kRows; ++row) {
     RNNKERN_UNROLL
     for (int column = 0; column < kColumns; ++column) {
-      sum[row][column].store(out + (row * kColumns + column) * V::kLanes);
+      V value = sum[row][column];
+      if (addend != nullptr) value = value + V::load(addend + row * addend_stride + column * V::kLanes);
+      value.store(out + (row * kColumns + column) * V::kLanes);
     }
   }
 }
 
-// product_tile for 1 <= rows <= kTileRows<kColumns>.
+// One running sum over a great depth gathers rounding errors; sums of this many terms, added up, gather far fewer.
+inline constexpr int64_t kDepthBlock = 128;
+
+// out [rows][width] = start [width] + a * panel, for 1 <= rows <= kTileRows; no start if nullptr.
 template <class T, int kColumns, int kRows = kTileRows<kColumns>>
 void product(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* panel, const T* start, T* out) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return product<T, kColumns, kRows - 1>(rows, a, depth, panel, start, out);
   }
-  product_tile<T, kColumns, kRows>(a, depth, panel, start, out);
+  constexpr int64_t kWidth = kColumns * Vec<T>::kLanes;
+  product_tile<T, kColumns, kRows>(a, std::min(depth, kDepthBlock), panel, start, 0, out);
+  for (int64_t k = kDepthBlock; k < depth; k += kDepthBlock) {
+    const LeftMatrix<T> rest{a.data + k * a.k_stride, a.row_stride, a.k_stride};
+    product_tile<T, kColumns, kRows>(rest, std::min(depth - k, kDepthBlock), panel + k * kWidth, out, kWidth, out);
+  }
 }
 
 // Calls body(first_row, count) over the rows in tiles of at most `tile` rows.
