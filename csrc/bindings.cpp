@@ -10,8 +10,9 @@ namespace {
 py::dict cells() {
   py::dict result;
   for (const rnnkern::CellInfo& cell : rnnkern::cells()) {
-    result[py::str(cell.name)] = py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states,
-                                          py::arg("residuals") = cell.residuals, py::arg("projection") = cell.projection);
+    result[py::str(cell.name)] =
+        py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("residuals") = cell.residuals,
+                 py::arg("projection") = cell.projection);
   }
   return result;
 }
@@ -22,8 +23,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cells", &cells);
   m.def("backends", &rnnkern::backends);
   m.def("active_backend", &rnnkern::active_backend);
-  m.def("forward", &rnnkern::forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true), py::arg("states"),
-        py::arg("weights"), py::arg("training"), py::call_guard<py::gil_scoped_release>());
+  m.def("forward", &rnnkern::forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
+        py::arg("states"), py::arg("weights"), py::arg("training"), py::call_guard<py::gil_scoped_release>());
   m.def("backward", &rnnkern::backward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
         py::arg("states"), py::arg("weights"), py::arg("y"), py::arg("residuals"), py::arg("dy"), py::arg("dfinal"),
         py::arg("wanted"), py::call_guard<py::gil_scoped_release>());

@@ -26,7 +26,8 @@ template <class... Cells>
 std::vector<Cell> list_cells(CellList<Cells...>) {
   int index = 0;
   // Residuals: the further states, the saved values, h before the projection.
-  return {Cell{index++, {Cells::kName, Cells::kGates, Cells::kStates, Cells::kStates + 1, !Cells::kDirectH}, Cells::kSaved}...};
+  return {Cell{
+      index++, {Cells::kName, Cells::kGates, Cells::kStates, Cells::kStates + 1, !Cells::kDirectH}, Cells::kSaved}...};
 }
 
 const std::vector<Cell>& all_cells() {
@@ -76,15 +77,16 @@ class Common {
           "a CUDA build of torch are installed");
     check(x.device().is_cpu(), "input: expected a tensor on the CPU, got one on ", x.device());
     check_plain("input", x);
-    check(at::isFloatingType(x.scalar_type()) && x.scalar_type() != at::kFloat8_e5m2 &&
-              x.scalar_type() != at::kFloat8_e4m3fn,
-          "input: expected dtype float32, float64, bfloat16 or float16, got ", x.scalar_type());
+    const at::ScalarType type = x.scalar_type();
+    check(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
+          "input: expected dtype float32, float64, bfloat16 or float16, got ", type);
   }
 
   void check_tensor(const char* name, const char* kind, const at::Tensor& tensor) const {
     check(tensor.defined(), name, ": expected a tensor, got none");
-    check(tensor.device() == x_.device(), "Input and ", kind, " tensors are not at the same device, found input tensor at ",
-          x_.device(), " and ", kind, " tensor at ", tensor.device());
+    check(tensor.device() == x_.device(), "Input and ", kind,
+          " tensors are not at the same device, found input tensor at ", x_.device(), " and ", kind, " tensor at ",
+          tensor.device());
     check_plain(name, tensor);
     check(tensor.scalar_type() == x_.scalar_type(), name, ": expected the input's dtype ", x_.scalar_type(), ", got ",
           tensor.scalar_type());
@@ -135,9 +137,7 @@ class Call {
     return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4])};
   }
   const at::Tensor& weight(size_t index) const { return weights_[index]; }
-  const cpu::Kernels& kernels() const {
-    return cpu::active_backend().kernels[cell.index][common.is_double() ? 1 : 0];
-  }
+  const cpu::Kernels& kernels() const { return cpu::active_backend().kernels[cell.index][common.is_double() ? 1 : 0]; }
 
   const Cell& cell;
   const Common common;
@@ -161,12 +161,16 @@ class Call {
     shape.projection = defined(4) && weights[4]->dim() == 2 ? weights[4]->size(0) : 0;
     check(shape.projection == 0 || cell.info.projection, "w_hr: the cell ", cell.info.name, " takes no projection");
     const int64_t gate_rows = cell.info.gates * shape.hidden;
-    const std::vector<int64_t> sizes[kWeightsPerDirection] = {
-        {gate_rows, shape.input}, {gate_rows, shape.output()}, {gate_rows}, {gate_rows}, {shape.projection, shape.hidden}};
+    const std::vector<int64_t> sizes[kWeightsPerDirection] = {{gate_rows, shape.input},
+                                                              {gate_rows, shape.output()},
+                                                              {gate_rows},
+                                                              {gate_rows},
+                                                              {shape.projection, shape.hidden}};
     for (size_t i = 0; i < count; ++i) {
       const size_t kind = i % kWeightsPerDirection;
       const bool required = kind < 2 || (kind == 4 && shape.projection > 0);
-      check(defined(i) || !required, kWeightNames[kind], ": expected size ", at::IntArrayRef(sizes[kind]), ", got none");
+      check(defined(i) || !required, kWeightNames[kind], ": expected size ", at::IntArrayRef(sizes[kind]),
+            ", got none");
       weights_.emplace_back();
       if (!defined(i)) continue;
       common.check_tensor(kWeightNames[kind], "parameter", *weights[i]);

@@ -16,8 +16,8 @@
 //   state: old values in, new values out.
 //
 // backward(saved, old_state, new_state, dstate, dx, dr):   dstate enters as the full gradient of the new state and
-//   leaves as only its direct path to the old one; the product dr * W_hh adds the rest. Where kSplitGates is false dr is
-//   not written: it equals dx.
+//   leaves as only its direct path to the old one; the product dr * W_hh adds the rest. Where kSplitGates is false dr
+//   is not written: it equals dx.
 #pragma once
 
 #include "common/math.h"

@@ -41,8 +41,8 @@ struct Elman {
   }
 
   template <class V>
-  static RNNKERN_HD void backward(const Pack<V, 0>&, const Pack<V, 1>&, const Pack<V, 1>& new_state,
-                                  Pack<V, 1>& dstate, Pack<V, 1>& dx, Pack<V, 1>&) {
+  static RNNKERN_HD void backward(const Pack<V, 0>&, const Pack<V, 1>&, const Pack<V, 1>& new_state, Pack<V, 1>& dstate,
+                                  Pack<V, 1>& dx, Pack<V, 1>&) {
     dx[0] = Activation::derivative(new_state[0], dstate[0]);
   }
 };

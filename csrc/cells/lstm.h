@@ -1,5 +1,5 @@
-// c' = f c + i g, h' = o tanh(c'), gates i f g o. S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997, with
-// the forget gate of F. Gers et al., 2000; as torch.nn.LSTM.
+// c' = f c + i g, h' = o tanh(c'), gates i f g o. S. Hochreiter and J. Schmidhuber, "Long short-term memory", 1997,
+// with the forget gate of F. Gers et al., 2000; as torch.nn.LSTM.
 #pragma once
 
 #include "cells/cell.h"

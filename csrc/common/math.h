@@ -13,18 +13,21 @@ template <class T>
 struct ExpConstants;
 
 // kTerms: Taylor terms of e^r - 1 for |r| <= ln(2)/2; the first one left out is below a tenth of an ulp.
-// kLn2High has trailing zero bits, so that n * kLn2High is exact. kLimit keeps 2^n and its inverse normal numbers.
+// kLn2High has trailing zero bits, so that n * kLn2High is exact. Below kLowest
+// 2^n would no longer be a normal number; at kHighest it is infinite.
 template <>
 struct ExpConstants<float> {
   static constexpr int kTerms = 7;
-  static constexpr float kLog2e = 1.44269504089f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f, kLimit = 87.0f;
+  static constexpr float kLog2e = 1.44269504089f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  static constexpr float kLowest = -87.0f, kHighest = 88.5f;
 };
 
 template <>
 struct ExpConstants<double> {
   static constexpr int kTerms = 13;
-  static constexpr double kLog2e = 1.4426950408889634, kLn2High = 0.693147180369123816490, kLn2Low = 1.90821492927058770002e-10,
-                          kLimit = 707.0;
+  static constexpr double kLog2e = 1.4426950408889634, kLn2High = 0.693147180369123816490,
+                          kLn2Low = 1.90821492927058770002e-10;
+  static constexpr double kLowest = -708.0, kHighest = 709.9;
 };
 
 template <class T>
@@ -45,7 +48,7 @@ template <class V>
 RNNKERN_HD ExpParts<V> exp_parts(V x) {
   using T = typename V::Element;
   using C = ExpConstants<T>;
-  x = at_least(V(-C::kLimit), at_most(V(C::kLimit), x));
+  x = at_least(V(C::kLowest), at_most(V(C::kHighest), x));
   const V n = round(x * V(C::kLog2e));
   const V r = fma(n, V(-C::kLn2Low), fma(n, V(-C::kLn2High), x));
   constexpr InverseFactorials<T> kTaylor;
@@ -58,7 +61,7 @@ RNNKERN_HD ExpParts<V> exp_parts(V x) {
 template <class V>
 RNNKERN_HD V sigmoid(V x) {
   const ExpParts<V> e = exp_parts(-x);
-  return V(1) / (fma(e.scale, e.fraction, e.scale) + V(1));
+  return V(1) / (e.scale * (e.fraction + V(1)) + V(1));
 }
 
 // (e^2x - 1) / (e^2x + 1): no cancellation near 0. Beyond |x| = 20 the result is +-1 in either precision.

@@ -35,7 +35,7 @@ struct ForwardDirection {
   const void* initial[kMaxStates];  // [N, R] for h, [N, H] for the others
 
   // outputs
-  void* final[kMaxStates];  // like initial
+  void* final[kMaxStates];   // like initial
   void* states[kMaxStates];  // 1.. only: [M, H] the state after each row, or nullptr when backward is not wanted
   void* saved;               // [M, kSaved*H], or nullptr likewise
   void* unprojected;         // [M, H] h before the projection, or nullptr likewise or when P is 0
@@ -62,7 +62,7 @@ struct BackwardDirection {
   void* dstate[kMaxStates];
 
   // outputs; nullptr where not wanted
-  void* dx;                  // [M, I] this direction's share
+  void* dx;  // [M, I] this direction's share
   void *dw_ih, *dw_hh, *dw_hr;
   void *db_ih, *db_hh;
 };

@@ -120,7 +120,8 @@ class BackwardPass {
     const LeftMatrix<T> left{gates, gate_rows_, 1};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
-        product<T, kPlainColumns>(tile_rows, left.from_row(n), gate_rows_, w_hh_ + b * gate_rows_ * kWidth, nullptr, tile);
+        product<T, kPlainColumns>(tile_rows, left.from_row(n), gate_rows_, w_hh_ + b * gate_rows_ * kWidth, nullptr,
+                                  tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           for_plain_vectors(shape_.output(), b, tile + row * kWidth,
                             [&](int64_t column, int64_t lanes, V value) { body(n + row, column, lanes, value); });
@@ -231,9 +232,8 @@ class BackwardPass {
     bias_gradient(dr_gates_, count, first, own_.db_hh);
     if (own_.dw_ih != nullptr) {
       pack_left(dx_gates_, gate_rows_, count);
-      pack_right(chunk, shape_.input, x_blocks_, [&](int64_t step, int64_t n) {
-        return x_ + (schedule_.offset(step) + n) * shape_.input;
-      });
+      pack_right(chunk, shape_.input, x_blocks_,
+                 [&](int64_t step, int64_t n) { return x_ + (schedule_.offset(step) + n) * shape_.input; });
       outer_product(gate_rows_, count, shape_.input, x_blocks_, first, own_.dw_ih);
     }
     if (own_.dw_hh != nullptr) {
@@ -246,9 +246,8 @@ class BackwardPass {
     }
     if (own_.dw_hr != nullptr) {
       pack_left(dout_, shape_.projection, count);
-      pack_right(chunk, shape_.hidden, h_blocks_, [&](int64_t step, int64_t n) {
-        return new_h(schedule_.offset(step) + n);
-      });
+      pack_right(chunk, shape_.hidden, h_blocks_,
+                 [&](int64_t step, int64_t n) { return new_h(schedule_.offset(step) + n); });
       outer_product(shape_.projection, count, shape_.hidden, h_blocks_, first, own_.dw_hr);
     }
   }
@@ -298,8 +297,8 @@ class BackwardPass {
     for (int64_t step = chunk.steps.begin; step < chunk.steps.end; ++step) {
       const int64_t first = schedule_.offset(step) - chunk.rows.begin;
       for (int64_t b = mine.begin; b < mine.end; ++b) {
-        pack_plain<T>([&](int64_t k) { return row(step, k - first); }, {first, first + schedule_.active(step)}, columns, b,
-                      right_ + b * count * kWidth);
+        pack_plain<T>([&](int64_t k) { return row(step, k - first); }, {first, first + schedule_.active(step)}, columns,
+                      b, right_ + b * count * kWidth);
       }
     }
     team_.sync();
@@ -331,13 +330,12 @@ class BackwardPass {
     const LeftMatrix<T> gates{dx_gates_, gate_rows_, 1};
     for (int64_t b = 0; b < x_blocks_; ++b) {
       for_tiles(rows, kRows, [&](int64_t first, int64_t tile_rows) {
-        product<T, kPlainColumns>(tile_rows, gates.from_row(first), gate_rows_, w_ih_ + b * gate_rows_ * kWidth, nullptr,
-                                  tile);
+        product<T, kPlainColumns>(tile_rows, gates.from_row(first), gate_rows_, w_ih_ + b * gate_rows_ * kWidth,
+                                  nullptr, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = static_cast<T*>(own_.dx) + (chunk.rows.begin + first + row) * shape_.input;
-          for_plain_vectors(shape_.input, b, tile + row * kWidth, [&](int64_t column, int64_t lanes, V value) {
-            store_units(value, out + column, lanes);
-          });
+          for_plain_vectors(shape_.input, b, tile + row * kWidth,
+                            [&](int64_t column, int64_t lanes, V value) { store_units(value, out + column, lanes); });
         }
       });
     }

@@ -91,8 +91,7 @@ class ForwardPass {
     const LeftMatrix<T> x{x_ + chunk.rows.begin * shape_.input, shape_.input, 1};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for_tiles(rows, kRows, [&](int64_t row, int64_t tile_rows) {
-        w_ih_.multiply(tile_rows, x.from_row(row), b, b_ih_ + b * kWidth,
-                       x_gates_ + (b * chunk_rows_ + row) * kWidth);
+        w_ih_.multiply(tile_rows, x.from_row(row), b, b_ih_ + b * kWidth, x_gates_ + (b * chunk_rows_ + row) * kWidth);
       });
     }
     if (division.by_batch) team_.sync();
@@ -183,9 +182,8 @@ class ForwardPass {
         w_hr_.multiply(tile_rows, h.from_row(n), b, kNoBias, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = y_ + (first + n + row) * y_stride_;
-          for_plain_vectors(shape_.projection, b, tile + row * kPlainWidth<T>, [&](int64_t column, int64_t lanes, V value) {
-            store_units(value, out + column, lanes);
-          });
+          for_plain_vectors(shape_.projection, b, tile + row * kPlainWidth<T>,
+                            [&](int64_t column, int64_t lanes, V value) { store_units(value, out + column, lanes); });
         }
       });
     }

@@ -1,7 +1,7 @@
 // Packed matrix products: the only place where multiply-adds happen. Included inside an instruction set's namespace.
 //
 // The right-hand matrix is packed into panels [block][k][width], width = columns * kLanes, zero beyond its last column.
-// A product fills a dense tile [rows][width] of at most kTileRows rows; what becomes of the tile is the caller's business.
+// A product fills a dense tile [rows][width] of at most kTileRows rows; what becomes of it is the caller's business.
 
 inline constexpr int kPlainColumns = 4;  // vectors across a panel whose columns are not grouped by gates
 
@@ -37,8 +37,8 @@ struct LeftMatrix {
 // out[row] = addend[row] + sum over k < depth of a(row, k) * panel[k], for rows of width; no addend if nullptr.
 // out [kRows][width] may be addend; it overlaps nothing else.
 template <class T, int kColumns, int kRows>
-__attribute__((noinline)) void product_tile(LeftMatrix<T> a, int64_t depth, const T* panel, const T* addend,
-                                            int64_t addend_stride, T* out) {
+[[gnu::noinline]] void product_tile(LeftMatrix<T> a, int64_t depth, const T* panel, const T* addend,
+                                    int64_t addend_stride, T* out) {
   using V = Vec<T>;
   V sum[kRows][kColumns];
   RNNKERN_UNROLL
@@ -111,8 +111,8 @@ void store_units(Vec<T> value, T* p, int64_t lanes) {
 inline constexpr int kDots = 4;
 
 template <class T, int kRows>
-__attribute__((noinline)) void dot_tile(LeftMatrix<T> a, int64_t depth, const T* const w[kDots], const T* start,
-                                        T* out, int64_t out_stride) {
+[[gnu::noinline]] void dot_tile(LeftMatrix<T> a, int64_t depth, const T* const w[kDots], const T* start, T* out,
+                                int64_t out_stride) {
   using V = Vec<T>;
   V sum[kRows][kDots];
   RNNKERN_UNROLL
@@ -161,7 +161,11 @@ class TransposedMatrix {
 
   // The products to come: `products` of them, of `rows` rows each.
   TransposedMatrix(const void* w, int64_t groups, int64_t units, int64_t depth, int64_t rows, int64_t products)
-      : w_(static_cast<const T*>(w)), groups_(groups), units_(units), depth_(depth), block_units_(kWidth / groups),
+      : w_(static_cast<const T*>(w)),
+        groups_(groups),
+        units_(units),
+        depth_(depth),
+        block_units_(kWidth / groups),
         packed_(rows > kMostDotRows || products > kProductsWorthPacking) {}
 
   int64_t blocks() const { return ceil_div(units_, block_units_); }

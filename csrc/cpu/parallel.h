@@ -6,8 +6,8 @@
 
 namespace rnnkern::cpu {
 
-// Threads that a team may have here: torch.get_num_threads(), or 1 inside another parallel region, where a pool runs its
-// ranges one after the other and a barrier would never be reached by all.
+// Threads that a team may have here: torch.get_num_threads(), or 1 inside another parallel region, where a pool runs
+// its ranges one after the other and a barrier would never be reached by all.
 int available_threads();
 
 // Runs body(rank, size) for every rank in [0, size) at the same time, with size <= threads as many as the pool gave.

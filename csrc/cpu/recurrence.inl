@@ -15,7 +15,8 @@ size_t scratch_bytes(const Problem& problem, int threads) {
 
 template <template <class, class> class Pass, class Cell, class T, class Problem>
 void run(const Problem& problem, int threads, void* scratch) {
-  const size_t team_bytes = scratch_bytes<Pass, Cell, T>(problem, threads) / most_teams(problem.shape.directions, threads);
+  const size_t team_bytes =
+      scratch_bytes<Pass, Cell, T>(problem, threads) / most_teams(problem.shape.directions, threads);
   Barrier barriers[2];
   run_team(threads, [&](int rank, int size) {
     const TeamSplit split(problem.shape.directions, size);

@@ -1,0 +1,1 @@
+"""What is measured (shapes), against whom (contenders) and how (timing) stand apart."""

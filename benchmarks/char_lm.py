@@ -1,0 +1,87 @@
+"""The training run: the model of examples/char_lm.py, trained by both packages in turns."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples import char_lm
+
+from . import timing
+from .contenders import BASELINE, OURS
+
+STEPS = 200
+STEPS_OF_BLOCK = 20
+IMPLEMENTATIONS = {OURS: "rnnkern", BASELINE: "torch"}
+
+
+@dataclass
+class CharLM:
+    """Losses and speed of both runs; same seed, same text, same batches."""
+
+    text: str
+    characters_of_text: int
+    sizes: dict[str, int]
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """By contender: nats per character, one number a step."""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    """By contender: a step's time, one number a block of STEPS_OF_BLOCK."""
+
+    @property
+    def differences(self) -> list[float]:
+        """How far the losses lie apart at each step, nats per character."""
+        ours, base = self.losses[OURS], self.losses[BASELINE]
+        return [abs(a - b) for a, b in zip(ours, base, strict=True)]
+
+    def characters_per_second(self, name: str) -> float:
+        """Characters trained on per second, from the median block."""
+        return self.sizes["batch"] * self.sizes["chunk"] / timing.median(self.seconds[name])
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster a training step is than the baseline's."""
+        return timing.median(self.seconds[BASELINE]) / timing.median(self.seconds[OURS])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "characters_of_text": self.characters_of_text,
+            "sizes": self.sizes,
+            "ratio": self.ratio,
+            "largest_difference_of_losses": max(self.differences),
+            "characters_per_second": {n: self.characters_per_second(n) for n in self.seconds},
+            "losses": {n: [float(f"{loss:.8g}") for loss in ls] for n, ls in self.losses.items()},
+            "ms_of_blocks": {n: timing.as_ms(times) for n, times in self.seconds.items()},
+        }
+
+
+def measure(title: str, text: str, steps: int = STEPS) -> Iterator[CharLM]:
+    """Train both in turns; yields the same result, STEPS_OF_BLOCK steps longer, after each turn."""
+    vocabulary = "".join(sorted(set(text)))
+    trainers = {}
+    for name, impl in IMPLEMENTATIONS.items():
+        torch.manual_seed(0)
+        trainers[name] = char_lm.Trainer(char_lm.SIZES, vocabulary, impl, "cpu", lr=2e-3)
+    sizes = char_lm.SIZES
+    streams = char_lm.split(char_lm.encode(text, vocabulary), sizes["batch"], sizes["chunk"])
+    result = CharLM(title, len(text), sizes, {n: [] for n in trainers}, {n: [] for n in trainers})
+    order = list(trainers)
+    for _ in range(0, steps, STEPS_OF_BLOCK):
+        for name in order:
+            train_block(trainers[name], streams, result.losses[name], result.seconds[name])
+            yield result
+        order.reverse()
+
+
+def train_block(
+    trainer: char_lm.Trainer, streams: Tensor, losses: list[float], seconds: list[float]
+) -> None:
+    """STEPS_OF_BLOCK steps after a pause; appends their losses, and the seconds of a step."""
+
+    def step() -> None:
+        losses.append(trainer.advance(streams))
+
+    with timing.quiet():
+        seconds.append(timing.block(step, STEPS_OF_BLOCK, wake=False))

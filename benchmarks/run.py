@@ -1,0 +1,92 @@
+"""The main job: `python -m benchmarks.run`, about four minutes on two cores.
+
+Exits with 1 if any of our answers is wrong.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from examples.char_lm import load_text
+
+from . import char_lm, machine, report, table
+from .contenders import contenders
+from .report import Results
+
+BUDGET = 2.5
+"""Seconds of timing a row of the table gets."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description="Check rnnkern's answers and time them."
+    )
+    add = parser.add_argument
+    add("--only", choices=["table", "char_lm"], help="one half of the job")
+    add("--threads", type=int, metavar="N", help="default: torch's own choice")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="default: benchmarks/results/CPU-Nthreads.json",
+    )
+    add("--text", type=Path, metavar="FILE", help="to train on; default: Python's own sources")
+    args = parser.parse_args()
+    if args.threads is not None and args.threads < 1:
+        parser.error("--threads must be positive")
+    return args
+
+
+def default_out(cpu: str, threads: int, only: str | None) -> Path:
+    """A file for each machine, thread count and half of the job."""
+    words = [*re.findall(r"[a-z0-9]+", cpu.lower()), f"{threads}threads", *([only] if only else [])]
+    return Path(__file__).parent / "results" / ("-".join(words) + ".json")
+
+
+def run_table(results: Results) -> None:
+    """Fill in the rows."""
+    with tqdm(total=table.ROWS, desc="table", unit="row") as bar:
+        for row in table.measure(contenders(), BUDGET):
+            results.rows.append(row)
+            bar.set_postfix_str(str(row), refresh=False)
+            bar.update()
+
+
+def run_char_lm(results: Results, path: Path | None) -> None:
+    """Train both models on the text."""
+    text = load_text(path)
+    title = path.name if path else "sources of Python's standard library"
+    turns = char_lm.STEPS // char_lm.STEPS_OF_BLOCK * len(char_lm.IMPLEMENTATIONS)
+    with tqdm(total=turns * char_lm.STEPS_OF_BLOCK, desc="training", unit="step") as bar:
+        for result in char_lm.measure(title, text):
+            results.char_lm = result
+            bar.update(char_lm.STEPS_OF_BLOCK)
+
+
+def main() -> int:
+    """Run, report, and tell by the exit status whether all answers were right."""
+    args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    facts = machine.facts(contenders())
+    results = Results(facts)
+    out = args.out or default_out(facts["cpu"], facts["threads"], args.only)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if args.only != "table":  # first, so that an unusable text ends the run at once
+        run_char_lm(results, args.text)
+    if args.only != "char_lm":
+        run_table(results)
+    report.save_json(results, out)
+    pictures = report.save_pictures(results, out)
+    print(report.as_text(results))
+    print("\nwritten:", *(path.name for path in (out, *pictures)), "in", out.parent)
+    return 1 if results.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The compiled extension: one layer, all its directions, per call.
+
+Letters: T steps, N batch, I input size, H hidden size, P projection size, R = P with a projection
+and H without, G gates, D directions (1 or 2), M = sum(batch_sizes). All tensors of a call have one
+dtype (float32, float64, bfloat16 or float16) and one device; none has to be contiguous.
+"""
+
+from typing import TypedDict
+
+from torch import Tensor
+
+class _Cell(TypedDict):
+    gates: int
+    states: int
+    projection: bool
+    residuals: int
+
+def cells() -> dict[str, _Cell]:
+    """What can run, by name: gates, states, whether it takes w_hr, residuals kept for backward."""
+
+def backends() -> list[str]:
+    """The CPU instruction sets that this machine and this build have, best first."""
+
+def active_backend() -> str:
+    """The backend that a call would use now. RNNKERN_ISA, read at every call, overrides the best.
+
+    Raises RuntimeError if RNNKERN_ISA names no backend of this machine.
+    """
+
+def forward(
+    cell: str,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    states: list[Tensor],
+    weights: list[Tensor | None],
+    training: bool,
+) -> list[Tensor]:
+    """Runs one layer and returns [y, *final_states], and if training the residuals of backward too.
+
+    x is [T, N, I], or [M, I] with batch_sizes ([T] int64 on the CPU, non-increasing); states are
+    [h0 [D, N, R]] or [h0, c0 [D, N, H]]; weights are D groups of w_ih [G*H, I], w_hh [G*H, R],
+    b_ih [G*H], b_hh [G*H] and w_hr [P, H], the last three None where the layer has none.
+    y is [T, N, D*R] or [M, D*R].
+
+    Raises RuntimeError or ValueError for sizes, dtypes or devices that do not fit, and for T = 0.
+    """
+
+def backward(
+    cell: str,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    states: list[Tensor],
+    weights: list[Tensor | None],
+    y: Tensor,
+    residuals: list[Tensor],
+    dy: Tensor,
+    dfinal: list[Tensor],
+    wanted: list[bool],
+) -> list[Tensor | None]:
+    """Gradients of [x, *states, *weights], None where wanted is False.
+
+    y and residuals are forward's; dy is like y, dfinal like states.
+    """

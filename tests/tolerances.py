@@ -1,0 +1,82 @@
+"""The one rule by which a result is accurate enough.
+
+Against the float64 reference, our largest absolute error is at most twice that of torch.nn in the
+same dtype on the same input (of the reference itself in that dtype, for a cell torch.nn lacks).
+
+torch's own error is zero by accident where a result has few elements, so below a floor nothing is
+compared: some units in the last place of the largest number in the sum.
+
+- float32: 4 eps, for exp and tanh within 2 ulp and another order of adding.
+- float64: 64 eps. The arbiter rounds as we do, at each of the tens of products in a sum, so torch's
+  error against it is no measure.
+- 16-bit types: 1 eps. They compute in float32 and round once at the end, which costs eps / 2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RATIO = 2.0
+FLOOR = {torch.float32: 4.0, torch.float64: 64.0, torch.bfloat16: 1.0, torch.float16: 1.0}
+
+
+def largest(values: Tensor) -> float:
+    return values.abs().max().item() if values.numel() else 0.0
+
+
+def assert_accurate(
+    ours: Tensor, peer: Tensor, exact: Tensor, what: str = "result", scale: float = 1.0
+) -> None:
+    """Apply the rule to one tensor.
+
+    `scale` is the size of the numbers that were added up to make the result; the largest exact
+    result is taken where that is larger.
+    """
+    assert ours.dtype == peer.dtype, f"{what}: dtype {ours.dtype}, expected {peer.dtype}"
+    assert ours.shape == exact.shape, f"{what}: shape {ours.shape}, expected {exact.shape}"
+    assert torch.isfinite(ours).all(), f"{what}: not finite"
+    error = largest(ours.double() - exact)
+    peer_error = largest(peer.double() - exact)
+    floor = FLOOR[ours.dtype] * torch.finfo(ours.dtype).eps * max(scale, largest(exact))
+    assert error <= max(RATIO * peer_error, floor), (
+        f"{what}: error {error:.3e}, torch's {peer_error:.3e}, floor {floor:.3e}"
+    )
+
+
+def assert_all_accurate(
+    ours: Sequence[Tensor | None],
+    peer: Sequence[Tensor | None],
+    exact: Sequence[Tensor | None],
+    names: Sequence[str],
+) -> None:
+    """Apply the rule to a list of tensors; None has to be None in all three."""
+    for mine, other, truth, name in zip(ours, peer, exact, names, strict=True):
+        if truth is None:
+            assert mine is None, f"{name}: expected None"
+        else:
+            assert mine is not None, f"{name}: missing"
+            assert other is not None
+            assert_accurate(mine, other, truth, name)
+
+
+def assert_same_bits(ours: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for index, (mine, other) in enumerate(zip(ours, others, strict=True)):
+        assert mine.dtype == other.dtype
+        assert torch.equal(mine, other), f"tensor {index} differs by {largest(mine - other):.3e}"
+
+
+def assert_equivalent(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> None:
+    """Two float64 computations of the same thing: equal but for rounding.
+
+    The sums in these tests round in the fifteenth digit; a mistake shows in the first few. 1e-12
+    of the largest number stands between the two.
+    """
+    for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        if mine is None or other is None:
+            assert mine is other, f"tensor {index}: None against a tensor"
+            continue
+        assert mine.dtype == other.dtype == torch.float64
+        assert mine.shape == other.shape, f"tensor {index}: {mine.shape} against {other.shape}"
+        error, limit = largest(mine - other), 1e-12 * max(1.0, largest(other))
+        assert error <= limit, f"tensor {index} differs by {error:.3e}"
