@@ -311,7 +311,7 @@ class BackwardPass {
     for (int64_t b = 0; b < blocks; ++b) {
       for (int64_t i = tiles.begin; i < tiles.end; ++i) {
         const LeftMatrix<T> left{left_ + i * count * kRows, 1, kRows};
-        product<T, kPlainColumns>(kRows, left, count, right_ + b * count * kWidth, nullptr, tile);
+        product<T, kPlainColumns, kGradientDepthBlock>(kRows, left, count, right_ + b * count * kWidth, nullptr, tile);
         const int64_t present = std::min<int64_t>(kRows, rows - i * kRows);
         for (int64_t row = 0; row < present; ++row) {
           T* out = static_cast<T*>(dw) + (i * kRows + row) * columns;

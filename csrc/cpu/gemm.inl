@@ -74,19 +74,20 @@ template <class T, int kColumns, int kRows>
 }
 
 // One running sum over a great depth gathers rounding errors; sums of this many terms, added up, gather far fewer.
-inline constexpr int64_t kDepthBlock = 128;
+// Weight gradients sum over all rows of a sequence, and torch.nn adds theirs up step by step.
+inline constexpr int64_t kDepthBlock = 128, kGradientDepthBlock = 64;
 
 // out [rows][width] = start [width] + a * panel, for 1 <= rows <= kTileRows; no start if nullptr.
-template <class T, int kColumns, int kRows = kTileRows<kColumns>>
+template <class T, int kColumns, int64_t kBlock = kDepthBlock, int kRows = kTileRows<kColumns>>
 void product(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* panel, const T* start, T* out) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return product<T, kColumns, kRows - 1>(rows, a, depth, panel, start, out);
+    if (rows < kRows) return product<T, kColumns, kBlock, kRows - 1>(rows, a, depth, panel, start, out);
   }
   constexpr int64_t kWidth = kColumns * Vec<T>::kLanes;
-  product_tile<T, kColumns, kRows>(a, std::min(depth, kDepthBlock), panel, start, 0, out);
-  for (int64_t k = kDepthBlock; k < depth; k += kDepthBlock) {
+  product_tile<T, kColumns, kRows>(a, std::min(depth, kBlock), panel, start, 0, out);
+  for (int64_t k = kBlock; k < depth; k += kBlock) {
     const LeftMatrix<T> rest{a.data + k * a.k_stride, a.row_stride, a.k_stride};
-    product_tile<T, kColumns, kRows>(rest, std::min(depth - k, kDepthBlock), panel + k * kWidth, out, kWidth, out);
+    product_tile<T, kColumns, kRows>(rest, std::min(depth - k, kBlock), panel + k * kWidth, out, kWidth, out);
   }
 }
 
