@@ -93,14 +93,18 @@ class Common {
   }
 
   bool is_double() const { return x_.scalar_type() == at::kDouble; }
-  at::ScalarType storage_type() const { return x_.scalar_type(); }
   at::TensorOptions compute_options() const { return x_.options().dtype(is_double() ? at::kDouble : at::kFloat); }
 
-  // Dense and in the compute type.
+  // Dense and in the compute type. Tensors that are so already are passed on without asking torch's dispatcher, which
+  // would take longer than a small step.
   at::Tensor prepare(const at::Tensor& tensor) const {
-    return tensor.to(is_double() ? at::kDouble : at::kFloat).contiguous().resolve_neg();
+    const at::ScalarType type = is_double() ? at::kDouble : at::kFloat;
+    if (tensor.scalar_type() == type && tensor.is_contiguous() && !tensor.is_neg()) return tensor;
+    return tensor.to(type).contiguous().resolve_neg();
   }
-  at::Tensor to_storage(const at::Tensor& tensor) const { return tensor.to(storage_type()); }
+  at::Tensor to_storage(const at::Tensor& tensor) const {
+    return tensor.scalar_type() == x_.scalar_type() ? tensor : tensor.to(x_.scalar_type());
+  }
 
  private:
   const at::Tensor& x_;

@@ -3,7 +3,7 @@
 `T N I H P` are time, batch, input, hidden and projection size, `D` the directions, as everywhere.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -185,8 +185,3 @@ def our_gradients(problem: Problem, wanted: list[bool] | None = None) -> list[Te
     dy, *dfinal = cotangents(problem)
     wanted = [True] * len(layer.inputs()) if wanted is None else wanted
     return _C.backward(problem.cell, *layer, y, rest[states:], dy, dfinal, wanted)
-
-
-def varied(problem: Problem, **lists) -> list[Problem]:
-    """The problem once for each value, one field at a time: not the product of the lists."""
-    return [replace(problem, **{name: v}) for name, values in lists.items() for v in values]

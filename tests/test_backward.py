@@ -131,13 +131,33 @@ def test_strided_gradients_of_the_outputs(cell, dtype):
 
 
 @pytest.mark.usefixtures("isa")
-def test_gradients_share_no_memory(cell):
-    problem = Problem(cell, T=1, D=2)
-    found = [g for g in our_gradients(problem) if g is not None]
-    others = [t for t in [*problem.layer.inputs(), *cotangents(problem)] if t is not None]
-    assert len({g.untyped_storage().data_ptr() for g in [*found, *others]}) == len(
-        [*found, *others]
-    )
+@pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
+@pytest.mark.parametrize("T", [1, 3])
+def test_gradients_share_no_memory(cell, T, D):
+    problem = Problem(cell, T=T, D=D)
+    layer, (dy, *dfinal) = problem.layer, cotangents(problem)
+    y, *rest = _C.forward(cell, *layer, True)
+    inputs = [*layer.inputs(), y, *rest, dy, *dfinal]
+    wanted = [True] * len(layer.inputs())
+    residuals = rest[len(layer.states) :]
+    found = _C.backward(cell, *layer, y, residuals, dy, dfinal, wanted)
+    tensors = [t for t in [*inputs, *found] if t is not None and t.numel()]
+    assert len({t.untyped_storage().data_ptr() for t in tensors}) == len(tensors)
+
+
+@pytest.mark.parametrize("size", [SIZES[2], SIZES[4]], ids=[IDS[2], IDS[4]])
+def test_forward_and_backward_on_different_instruction_sets(cell, size, monkeypatch):
+    """What is kept for backward means the same to all of them."""
+    problem = Problem(cell, torch.float64, *size, D=2)
+    layer, (dy, *dfinal) = problem.layer, cotangents(problem)
+    wanted = [True] * len(layer.inputs())
+    for one, other in itertools.permutations(_C.backends(), 2):
+        monkeypatch.setenv("RNNKERN_ISA", one)
+        y, *rest = _C.forward(cell, *layer, True)
+        monkeypatch.setenv("RNNKERN_ISA", other)
+        residuals = rest[len(layer.states) :]
+        found = _C.backward(cell, *layer, y, residuals, dy, dfinal, wanted)
+        assert_equivalent(found, exact_gradients(problem))
 
 
 def test_some_outputs_unused(cell):

@@ -124,7 +124,7 @@ def test_with_gradients(name):
     assert_says(lambda: recurrence("lstm", *layer), *parts)
 
 
-UNSUPPORTED = ["bool", "uint8", "int64", "complex64", "complex32"]
+UNSUPPORTED = ["bool", "uint8", "int64", "complex64"]
 UNSUPPORTED += ["float8_e5m2", "float8_e4m3fn", "float8_e5m2fnuz", "float8_e4m3fnuz"]
 
 

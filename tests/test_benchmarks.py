@@ -1,4 +1,4 @@
-"""Claim: the benchmarks check before they time, report what they found, and fail on wrong answers."""
+"""Claim: the benchmarks check before they time, report it all, and fail on wrong answers."""
 
 import json
 import sys

@@ -34,6 +34,13 @@ def D(request):
     return request.param
 
 
+@pytest.mark.usefixtures("poisoned")
+def test_fresh_memory_is_poisoned():
+    """Or the tests that rely on it would find nothing."""
+    for count in (1, 100, 100_000, 10_000_000):
+        assert torch.isnan(torch.empty(count)).all()
+
+
 def check(problem):
     assert_all_accurate(ours(problem), peer(problem), exact(problem), problem.output_names)
 
@@ -137,10 +144,12 @@ def test_broadcast_arguments(cell):
 
 
 @pytest.mark.usefixtures("isa")
-def test_arguments_are_left_alone_and_results_share_no_memory(cell):
-    layer = Problem(cell, T=1, N=2, H=8, D=2).layer
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("T", [1, 3])
+def test_arguments_are_left_alone_and_results_share_no_memory(cell, T, D, training):
+    layer = Problem(cell, T=T, N=2, H=8, D=D).layer
     before = layer.map(torch.Tensor.clone)
-    results = _C.forward(cell, *layer, True)
+    results = _C.forward(cell, *layer, training)
     for now, then in zip(layer.inputs(), before.inputs(), strict=True):
         assert now is None or torch.equal(now, then)
     tensors = [t for t in [*layer.inputs(), *results] if t is not None and t.numel()]

@@ -146,6 +146,30 @@ def test_number_of_parameters(cell, wrong):
         getattr(functional, cell)(x, hx, params)
 
 
+@pytest.mark.parametrize("index", range(8))
+@every_twin
+def test_parameter_of_wrong_shape(name, index):
+    """Called by the name it has in the module."""
+    x, hx, params = arguments(name, 2)
+    kind = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[index % 4]
+    params[index] = torch.zeros(1, 1, dtype=torch.float64)
+    with pytest.raises((ValueError, RuntimeError), match=rf"{kind}_l{index // 4}\b.*\[1, 1\]"):
+        getattr(functional, name)(x, hx, params, num_layers=2)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["first", "last"])
+@every_twin
+def test_states_of_wrong_shape(name, index):
+    x, hx, params = arguments(name, 2)
+    states = list(hx) if isinstance(hx, tuple) else [hx]
+    place = -index
+    states[place] = states[place][:1]
+    with pytest.raises((ValueError, RuntimeError), match=r"hx.*\[1, 3, 6\]"):
+        getattr(functional, name)(
+            x, tuple(states) if len(states) > 1 else states[0], params, num_layers=2
+        )
+
+
 def test_single_state_where_two_are_needed():
     for name, traits in _C.cells().items():
         x, hx, params = arguments(name)

@@ -33,7 +33,7 @@ class ForwardPass {
   size_t lay_out(void* base) {
     Arena arena(base);
     // A member's share of the input's gates stays in its L2, and W_ih is read often enough to be worth it.
-    constexpr int64_t kChunkBytes = 512 << 10, kLeastChunkRows = 64;
+    constexpr int64_t kChunkBytes = 512 << 10, kLeastChunkRows = 256;
     const int64_t row_bytes = w_hh_.blocks() * kWidth * static_cast<int64_t>(sizeof(T));
     chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));

@@ -91,10 +91,15 @@ void product(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* panel, const
   }
 }
 
-// Calls body(first_row, count) over the rows in tiles of at most `tile` rows.
+// Calls body(first_row, count) over the rows in as few tiles of at most `tile` rows as can be, of nearly equal size.
 template <class Body>
 void for_tiles(Range rows, int64_t tile, const Body& body) {
-  for (int64_t row = rows.begin; row < rows.end; row += tile) body(row, std::min(tile, rows.end - row));
+  int64_t tiles = ceil_div(rows.end - rows.begin, tile);
+  for (int64_t row = rows.begin; tiles > 0; --tiles) {
+    const int64_t count = ceil_div(rows.end - row, tiles);
+    body(row, count);
+    row += count;
+  }
 }
 
 template <class T>
