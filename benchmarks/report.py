@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .char_lm import CharLM
+from .char_lm import NUDGED, CharLM
 from .contenders import BASELINE, MODULES, OURS
 from .shapes import CELLS, MODES, SHAPES
 from .table import Row
@@ -102,12 +102,14 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 def char_lm_text(run: CharLM) -> str:
     """Speed of both, and how far apart the losses came."""
-    speeds = [f"{name} {run.characters_per_second(name):,.0f} characters/s" for name in run.seconds]
+    speeds = [f"{n} {run.characters_per_second(n):,.0f} characters/s" for n in (OURS, BASELINE)]
     return (
         f"character model, {len(run.losses[OURS])} steps: {', '.join(speeds)}, "
         f"ratio {run.ratio:.2f}\n"
         f"losses: last {run.losses[OURS][-1]:.4f} and {run.losses[BASELINE][-1]:.4f} nats per "
-        f"character, largest difference {max(run.differences):.1e}"
+        f"character, largest difference {max(run.differences(OURS)):.1e}\n"
+        f"({max(run.differences(NUDGED)):.1e} between {BASELINE} and itself, the last bit of all "
+        f"weights changed)"
     )
 
 
@@ -163,17 +165,18 @@ def draw_cell(axis: Any, rows: Sequence[Row], cell: str) -> None:
 
 
 def draw_losses(run: CharLM, path: Path) -> None:
-    """Both loss curves, and their difference below."""
-    figure, axes = new_figure(2, (8, 6), sharex=True, height_ratios=(3, 1))
+    """Both loss curves; below, how far they part, and how far rounding alone parts two runs."""
+    figure, axes = new_figure(2, (8, 7), sharex=True, height_ratios=(3, 2))
     curves, differences = axes.flat
-    steps = range(1, len(run.differences) + 1)
+    steps = range(1, len(run.losses[OURS]) + 1)
     curves.plot(steps, run.losses[BASELINE], color=SECOND_COLOR, linewidth=5, label=BASELINE)
     curves.plot(steps, run.losses[OURS], color=OURS_COLOR, linewidth=1.5, label=OURS)
     curves.set_ylabel("loss, nats per character")
     curves.legend(frameon=False)
-    differences.plot(steps, run.differences, color=GREY)
-    differences.ticklabel_format(axis="y", scilimits=(0, 0))
-    differences.set_ylabel("|difference|")
+    differences.semilogy(steps, run.differences(NUDGED), color=GREY, label=NUDGED)
+    differences.semilogy(steps, run.differences(OURS), color=OURS_COLOR, label=OURS)
+    differences.legend(frameon=False)
+    differences.set_ylabel(f"|loss - {BASELINE}'s|")
     differences.set_xlabel("step")
     figure.suptitle(
         "Character model, {layers} LSTM layers of {hidden}, same seed and batches".format(

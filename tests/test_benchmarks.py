@@ -91,7 +91,7 @@ def test_training_run(main, monkeypatch, tmp_path, capsys):
     assert status == 0
     losses = found["char_lm"]["losses"]
     assert [len(losses[name]) for name in (contenders.OURS, contenders.BASELINE)] == [4, 4]
-    assert found["char_lm"]["largest_difference_of_losses"] < 1e-4
+    assert found["char_lm"]["largest_difference_of_losses"][contenders.OURS] < 1e-4
     assert (tmp_path / "new" / "result-losses.png").stat().st_size > 1000
     assert "characters/s" in capsys.readouterr().out
 
