@@ -356,6 +356,7 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
       }
       own.saved = part(residuals[state_count - 1], d);
       own.unprojected = part(residuals[state_count], d);
+      own.dh_wanted = wanted[1];
       own.dx = dx.defined() ? part(dx, d) : nullptr;
       const at::Tensor* dw = &dweights[static_cast<size_t>(d) * kWeightsPerDirection];
       const auto pointer = [](const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; };

@@ -87,10 +87,10 @@ class Recurrence(torch.autograd.Function):
         residuals, inputs = saved[: ctx.num_residuals], saved[ctx.num_residuals :]
         wanted = ctx.needs_input_grad[2:]
         outputs = (y, *inputs[1 : 1 + CELLS[ctx.cell]["states"]])
-        given = output_gradients[: len(outputs)]
-        gradients = RecurrenceBackward.apply(
-            ctx.cell, wanted, batch_sizes, *inputs, *_materialized(given, outputs), y, *residuals
-        )
+        given = _materialized(output_gradients[: len(outputs)], outputs)
+        differentiated = _is_differentiated(*inputs, *given)
+        function = RecurrenceBackward.apply if differentiated else RecurrenceBackward.forward
+        gradients = function(ctx.cell, wanted, batch_sizes, *inputs, *given, y, *residuals)
         return None, None, *_scattered(gradients, wanted)
 
     @staticmethod

@@ -58,8 +58,9 @@ struct BackwardDirection {
   const void* saved;
   const void* unprojected;
 
-  // in and out: gradients of the final states on entry, of the initial states on return
+  // in and out: gradients of the final states on entry, of the initial states on return (of h only if dh_wanted)
   void* dstate[kMaxStates];
+  bool dh_wanted;
 
   // outputs; nullptr where not wanted
   void* dx;  // [M, I] this direction's share

@@ -18,9 +18,9 @@ class BackwardPass {
         schedule_(problem.shape, direction == 1),
         team_(team),
         gate_rows_(kGates * shape_.hidden),
-        h_blocks_(ceil_div(shape_.hidden, kWidth)),
-        y_blocks_(ceil_div(shape_.output(), kWidth)),
-        x_blocks_(ceil_div(shape_.input, kWidth)),
+        w_ih_(own_.weights.w_ih, gate_rows_, shape_.input, shape_.rows, 1),
+        w_hh_(own_.weights.w_hh, gate_rows_, shape_.output(), shape_.batch, shape_.steps),
+        w_hr_(own_.weights.w_hr, shape_.projection, shape_.hidden, shape_.batch, shape_.steps),
         x_(static_cast<const T*>(problem.x)),
         y_(static_cast<const T*>(problem.y) + direction * shape_.output()),
         dy_(static_cast<const T*>(problem.dy) + direction * shape_.output()),
@@ -35,9 +35,9 @@ class BackwardPass {
     chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
     const bool projected = shape_.projection > 0;
-    w_hh_ = arena.take<T>(y_blocks_ * gate_rows_ * kWidth);
-    if (own_.dx != nullptr) w_ih_ = arena.take<T>(x_blocks_ * gate_rows_ * kWidth);
-    if (projected) w_hr_ = arena.take<T>(h_blocks_ * shape_.projection * kWidth);
+    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
+    if (own_.dx != nullptr) w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
+    if (projected) w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
     dx_gates_ = arena.take<T>(chunk_rows_ * gate_rows_);
     dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_rows_) : dx_gates_;
     carried_ = arena.take<T>(shape_.batch * gate_rows_);
@@ -45,7 +45,7 @@ class BackwardPass {
     // The operands of the weight gradients.
     const int64_t left_rows = std::max(gate_rows_, shape_.projection);
     left_ = arena.take<T>(ceil_div(left_rows, kRows) * kRows * chunk_rows_);
-    const int64_t right_blocks = std::max(x_blocks_, std::max(y_blocks_, projected ? h_blocks_ : 0));
+    const int64_t right_blocks = std::max({w_ih_.blocks(), w_hh_.blocks(), projected ? w_hr_.blocks() : 0});
     right_ = arena.take<T>(right_blocks * kWidth * chunk_rows_);
     return arena.used();
   }
@@ -64,6 +64,7 @@ class BackwardPass {
       team_.sync();
       end = chunk.steps.begin;
     }
+    if (!own_.dh_wanted) return;
     const Chunk start{{0, 0}, {0, 0}};
     run_boundary(0, start, {team_.size == 1, {0, INT64_MAX}});
   }
@@ -74,17 +75,10 @@ class BackwardPass {
   T* dstate(int state) const { return static_cast<T*>(own_.dstate[state]); }
 
   void pack() {
-    pack_matrix(own_.weights.w_hh, gate_rows_, shape_.output(), y_blocks_, w_hh_);
-    if (own_.dx != nullptr) pack_matrix(own_.weights.w_ih, gate_rows_, shape_.input, x_blocks_, w_ih_);
-    if (shape_.projection > 0) pack_matrix(own_.weights.w_hr, shape_.projection, shape_.hidden, h_blocks_, w_hr_);
-  }
-
-  void pack_matrix(const void* matrix, int64_t rows, int64_t columns, int64_t blocks, T* panels) const {
-    const T* source = static_cast<const T*>(matrix);
-    const Range mine = share(blocks, team_.rank, team_.size);
-    for (int64_t b = mine.begin; b < mine.end; ++b) {
-      pack_plain<T>([=](int64_t k) { return source + k * columns; }, {0, rows}, columns, b, panels + b * rows * kWidth);
-    }
+    const bool recurrent = own_.dh_wanted || shape_.steps > 1;
+    if (recurrent) w_hh_.pack(share(w_hh_.blocks(), team_.rank, team_.size));
+    if (own_.dx != nullptr) w_ih_.pack(share(w_ih_.blocks(), team_.rank, team_.size));
+    if (shape_.projection > 0) w_hr_.pack(share(w_hr_.blocks(), team_.rank, team_.size));
   }
 
   // From step `step` to the one before it. Rows [0, continuing) belong to both; further rows of `step` started there,
@@ -97,11 +91,12 @@ class BackwardPass {
     const T* gates = step == chunk.steps.end || step == 0
                          ? carried_
                          : dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_rows_;
-    const Range blocks = division.blocks(y_blocks_, team_);
-    recurrent_product(started, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
-      T* p = dstate(0) + n * shape_.output() + column;
-      store_units(Cell::kDirectH ? value + load_units(p, lanes) : value, p, lanes);
-    });
+    const Range blocks = division.blocks(w_hh_.blocks(), team_);
+    if (own_.dh_wanted)
+      recurrent_product(started, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
+        T* p = dstate(0) + n * shape_.output() + column;
+        store_units(Cell::kDirectH ? value + load_units(p, lanes) : value, p, lanes);
+      });
     if (step == 0) return;
     if (shape_.projection > 0) {
       gather_output_gradient(step - 1, chunk, both, ended, blocks, gates);
@@ -120,8 +115,7 @@ class BackwardPass {
     const LeftMatrix<T> left{gates, gate_rows_, 1};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
-        product<T, kPlainColumns>(tile_rows, left.from_row(n), gate_rows_, w_hh_ + b * gate_rows_ * kWidth, nullptr,
-                                  tile);
+        w_hh_.multiply(tile_rows, left.from_row(n), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           for_plain_vectors(shape_.output(), b, tile + row * kWidth,
                             [&](int64_t column, int64_t lanes, V value) { body(n + row, column, lanes, value); });
@@ -172,10 +166,10 @@ class BackwardPass {
     alignas(64) T tile[kRows * kWidth];
     const int64_t P = shape_.projection;
     const LeftMatrix<T> left{dout_ + (schedule_.offset(step) - chunk.rows.begin) * P, P, 1};
-    const Range blocks = division.blocks(h_blocks_, team_);
+    const Range blocks = division.blocks(w_hr_.blocks(), team_);
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
-        product<T, kPlainColumns>(tile_rows, left.from_row(n), P, w_hr_ + b * P * kWidth, nullptr, tile);
+        w_hr_.multiply(tile_rows, left.from_row(n), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           for_plain_vectors(shape_.hidden, b, tile + row * kWidth, [&](int64_t unit, int64_t lanes, V value) {
             run_cell(step, chunk, n + row, unit, lanes, value);
@@ -232,23 +226,22 @@ class BackwardPass {
     bias_gradient(dr_gates_, count, first, own_.db_hh);
     if (own_.dw_ih != nullptr) {
       pack_left(dx_gates_, gate_rows_, count);
-      pack_right(chunk, shape_.input, x_blocks_,
+      pack_right(chunk, shape_.input,
                  [&](int64_t step, int64_t n) { return x_ + (schedule_.offset(step) + n) * shape_.input; });
-      outer_product(gate_rows_, count, shape_.input, x_blocks_, first, own_.dw_ih);
+      outer_product(gate_rows_, count, shape_.input, first, own_.dw_ih);
     }
     if (own_.dw_hh != nullptr) {
       pack_left(dr_gates_, gate_rows_, count);
-      pack_right(chunk, shape_.output(), y_blocks_, [&](int64_t step, int64_t n) {
+      pack_right(chunk, shape_.output(), [&](int64_t step, int64_t n) {
         return n < schedule_.continuing(step) ? y_ + (schedule_.offset(step - 1) + n) * y_stride_
                                               : initial(0) + n * shape_.output();
       });
-      outer_product(gate_rows_, count, shape_.output(), y_blocks_, first, own_.dw_hh);
+      outer_product(gate_rows_, count, shape_.output(), first, own_.dw_hh);
     }
     if (own_.dw_hr != nullptr) {
       pack_left(dout_, shape_.projection, count);
-      pack_right(chunk, shape_.hidden, h_blocks_,
-                 [&](int64_t step, int64_t n) { return new_h(schedule_.offset(step) + n); });
-      outer_product(shape_.projection, count, shape_.hidden, h_blocks_, first, own_.dw_hr);
+      pack_right(chunk, shape_.hidden, [&](int64_t step, int64_t n) { return new_h(schedule_.offset(step) + n); });
+      outer_product(shape_.projection, count, shape_.hidden, first, own_.dw_hr);
     }
   }
 
@@ -291,9 +284,9 @@ class BackwardPass {
 
   // right_ [block][k][width]: rows row(step, n) of the chunk, in the order of the sequence.
   template <class Row>
-  void pack_right(const Chunk& chunk, int64_t columns, int64_t blocks, const Row& row) {
+  void pack_right(const Chunk& chunk, int64_t columns, const Row& row) {
     const int64_t count = chunk.rows.end - chunk.rows.begin;
-    const Range mine = share(blocks, team_.rank, team_.size);
+    const Range mine = share(ceil_div(columns, kWidth), team_.rank, team_.size);
     for (int64_t step = chunk.steps.begin; step < chunk.steps.end; ++step) {
       const int64_t first = schedule_.offset(step) - chunk.rows.begin;
       for (int64_t b = mine.begin; b < mine.end; ++b) {
@@ -305,10 +298,10 @@ class BackwardPass {
   }
 
   // dw [rows, columns] (+)= left_ * right_.
-  void outer_product(int64_t rows, int64_t count, int64_t columns, int64_t blocks, bool first, void* dw) {
+  void outer_product(int64_t rows, int64_t count, int64_t columns, bool first, void* dw) {
     alignas(64) T tile[kRows * kWidth];
     const Range tiles = my_tiles(rows);
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
       for (int64_t i = tiles.begin; i < tiles.end; ++i) {
         const LeftMatrix<T> left{left_ + i * count * kRows, 1, kRows};
         product<T, kPlainColumns, kGradientDepthBlock>(kRows, left, count, right_ + b * count * kWidth, nullptr, tile);
@@ -328,10 +321,9 @@ class BackwardPass {
     alignas(64) T tile[kRows * kWidth];
     const Range rows = share(chunk.rows.end - chunk.rows.begin, team_.rank, team_.size);
     const LeftMatrix<T> gates{dx_gates_, gate_rows_, 1};
-    for (int64_t b = 0; b < x_blocks_; ++b) {
+    for (int64_t b = 0; b < w_ih_.blocks(); ++b) {
       for_tiles(rows, kRows, [&](int64_t first, int64_t tile_rows) {
-        product<T, kPlainColumns>(tile_rows, gates.from_row(first), gate_rows_, w_ih_ + b * gate_rows_ * kWidth,
-                                  nullptr, tile);
+        w_ih_.multiply(tile_rows, gates.from_row(first), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = static_cast<T*>(own_.dx) + (chunk.rows.begin + first + row) * shape_.input;
           for_plain_vectors(shape_.input, b, tile + row * kWidth,
@@ -353,14 +345,14 @@ class BackwardPass {
   const BackwardDirection& own_;
   const Schedule schedule_;
   const Team team_;
-  const int64_t gate_rows_, h_blocks_, y_blocks_, x_blocks_;
+  const int64_t gate_rows_;
+  PlainMatrix<T> w_ih_, w_hh_, w_hr_;
   const T *const x_, *const y_, *const dy_;
   const int64_t y_stride_;
 
   int64_t chunk_rows_ = 0;
-  T *w_ih_ = nullptr, *w_hh_ = nullptr, *w_hr_ = nullptr;  // panels
-  T *dx_gates_ = nullptr, *dr_gates_ = nullptr;            // [row of the chunk, G*H]; one array unless kSplitGates
-  T* carried_ = nullptr;                                   // [N, G*H]
-  T* dout_ = nullptr;                                      // [row of the chunk, P]
+  T *dx_gates_ = nullptr, *dr_gates_ = nullptr;  // [row of the chunk, G*H]; one array unless kSplitGates
+  T* carried_ = nullptr;                         // [N, G*H]
+  T* dout_ = nullptr;                            // [row of the chunk, P]
   T *left_ = nullptr, *right_ = nullptr;
 };

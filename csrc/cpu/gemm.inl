@@ -157,6 +157,9 @@ void dots(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* const w[kDots],
   dot_tile<T, kRows>(a, depth, w, start, out, out_stride);
 }
 
+// Packing a matrix costs more than reading it so many times for products of so few rows.
+inline bool worth_packing(int64_t rows, int64_t products) { return rows > kMostDotRows || products > 8; }
+
 // W^T as the right-hand matrix of products, W being [groups * units, depth]. A block of its columns holds, group by
 // group, the units [block * block_units, (block + 1) * block_units). Packed, unless W would be read too few times.
 template <class T, int kColumns>
@@ -172,7 +175,7 @@ class TransposedMatrix {
         units_(units),
         depth_(depth),
         block_units_(kWidth / groups),
-        packed_(rows > kMostDotRows || products > kProductsWorthPacking) {}
+        packed_(worth_packing(rows, products)) {}
 
   int64_t blocks() const { return ceil_div(units_, block_units_); }
   int64_t block_units() const { return block_units_; }
@@ -196,8 +199,6 @@ class TransposedMatrix {
   }
 
  private:
-  static constexpr int64_t kProductsWorthPacking = 8;
-
   // Beyond the last unit the last one stands in; nobody reads what becomes of it.
   const T* w_row(int64_t block, int64_t column) const {
     const int64_t unit = std::min(block * block_units_ + column % block_units_, units_ - 1);
@@ -245,6 +246,89 @@ void pack_plain(const Row& row, Range rows, int64_t columns, int64_t block, T* p
     }
   }
 }
+
+// One block of product from rows of W [depth, columns] as they are, w pointing at the block's first column: out
+// [kRows][width] = addend + a * block, zero beyond the last column. out may be addend.
+template <class T, int kRows>
+[[gnu::noinline]] void unpacked_tile(LeftMatrix<T> a, int64_t depth, const T* w, int64_t columns, int64_t block_columns,
+                                     const T* addend, T* out) {
+  using V = Vec<T>;
+  V sum[kRows][kPlainColumns];
+  RNNKERN_UNROLL
+  for (int row = 0; row < kRows; ++row) {
+    RNNKERN_UNROLL
+    for (int column = 0; column < kPlainColumns; ++column) sum[row][column] = V(0);
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    RNNKERN_UNROLL
+    for (int column = 0; column < kPlainColumns; ++column) {
+      const int64_t lanes = block_columns - column * V::kLanes;
+      const V right = lanes > 0 ? load_units(w + k * columns + column * V::kLanes, lanes) : V(0);
+      RNNKERN_UNROLL
+      for (int row = 0; row < kRows; ++row) {
+        sum[row][column] = fma(V(a.data[row * a.row_stride + k * a.k_stride]), right, sum[row][column]);
+      }
+    }
+  }
+  RNNKERN_UNROLL
+  for (int row = 0; row < kRows; ++row) {
+    RNNKERN_UNROLL
+    for (int column = 0; column < kPlainColumns; ++column) {
+      const int64_t place = (row * kPlainColumns + column) * V::kLanes;
+      (addend != nullptr ? sum[row][column] + V::load(addend + place) : sum[row][column]).store(out + place);
+    }
+  }
+}
+
+// A matrix W [depth, columns] as the right-hand matrix of products. Packed, unless it would be read too few times.
+template <class T>
+class PlainMatrix {
+ public:
+  static constexpr int64_t kWidth = kPlainWidth<T>;
+  static constexpr int kRows = kTileRows<kPlainColumns>;
+
+  // The products to come: `products` of them, of `rows` rows each.
+  PlainMatrix(const void* w, int64_t depth, int64_t columns, int64_t rows, int64_t products)
+      : w_(static_cast<const T*>(w)), depth_(depth), columns_(columns), packed_(worth_packing(rows, products)) {}
+
+  int64_t blocks() const { return ceil_div(columns_, kWidth); }
+  int64_t panels_size() const { return packed_ ? blocks() * depth_ * kWidth : 0; }
+  void set_panels(T* panels) { panels_ = panels; }
+
+  void pack(Range blocks) {
+    const auto row = [this](int64_t k) { return w_ + k * columns_; };
+    for (int64_t b = blocks.begin; packed_ && b < blocks.end; ++b) {
+      pack_plain<T>(row, {0, depth_}, columns_, b, panels_ + b * depth_ * kWidth);
+    }
+  }
+
+  // out [rows][width] = a * block, for 1 <= rows <= kRows.
+  void multiply(int64_t rows, LeftMatrix<T> a, int64_t block, T* out) const {
+    if (packed_) return product<T, kPlainColumns>(rows, a, depth_, panels_ + block * depth_ * kWidth, nullptr, out);
+    for_tiles({0, rows}, kMostDotRows, [&](int64_t row, int64_t count) {
+      multiply_unpacked<kMostDotRows>(count, a.from_row(row), block, out + row * kWidth);
+    });
+  }
+
+ private:
+  template <int kTile>
+  void multiply_unpacked(int64_t rows, LeftMatrix<T> a, int64_t block, T* out) const {
+    if constexpr (kTile > 1) {
+      if (rows < kTile) return multiply_unpacked<kTile - 1>(rows, a, block, out);
+    }
+    const int64_t first = block * kWidth;
+    for (int64_t k = 0; k < depth_; k += kDepthBlock) {
+      const LeftMatrix<T> rest{a.data + k * a.k_stride, a.row_stride, a.k_stride};
+      unpacked_tile<T, kTile>(rest, std::min(depth_ - k, kDepthBlock), w_ + k * columns_ + first, columns_,
+                              columns_ - first, k > 0 ? out : nullptr, out);
+    }
+  }
+
+  const T* w_;
+  int64_t depth_, columns_;
+  bool packed_;
+  T* panels_ = nullptr;
+};
 
 // Calls body(columns_offset, lanes, vector) over the part of a plain tile's row that lies inside the matrix.
 template <class T, class Body>
