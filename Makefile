@@ -21,16 +21,17 @@ RUN := PYTHONPATH=$(CURDIR) $(PYTHON)
 PINS := requirements-dev.txt requirements-bench.txt
 # The folders are in it too: their time is that of the last file removed.
 SOURCES := $(shell find csrc) setup.py pyproject.toml
-CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu*')
+CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu*')
 PYTHON_FILES := setup.py $(wildcard rnnkern tests benchmarks examples)
 TYPED := $(wildcard rnnkern benchmarks examples)
 
-.PHONY: help build test bench lint format package-check clean FORCE
+.PHONY: help build test bench bench-full lint format package-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make test           build, and run the tests            (TESTS="-k lstm -x" goes to pytest)'
 	@echo 'make bench          build, and run the benchmarks       (BENCH="..." goes to benchmarks.run)'
+	@echo 'make bench-full     every size and option, against what is installed of requirements-peers.txt: hours'
 	@echo 'make lint           check style and types'
 	@echo 'make format         put the sources into that style'
 	@echo 'make build          build the extension in this folder'
@@ -45,6 +46,9 @@ test: build
 
 bench: build
 	$(RUN) -m benchmarks.run $(BENCH)
+
+bench-full: build
+	$(RUN) -m benchmarks.run --full $(BENCH)
 
 lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check $(PYTHON_FILES)

@@ -12,8 +12,14 @@ from rnnkern import reference
 from .shapes import TRAINING, Problem
 
 TIMES_BASELINE = 2.0
-FLOOR_EPS = 4.0
-"""An error of this many eps of the largest magnitude passes even where torch.nn is exact."""
+FLOOR_EPS = {torch.float32: 4.0, torch.float64: 32.0}
+"""An error of this many eps of the largest magnitude passes even where torch.nn is exact.
+
+More in float64, as in the tests: what is right is computed in float64 too, and rounds as well.
+"""
+OTHERS = 1e-3
+"""Of the largest magnitude: what another package may be off. They approximate more freely than we
+do, and leaving one out for that would flatter us; wrong gates or weights are off by far more."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,24 @@ class Check:
 
 def expected_answer(problem: Problem) -> dict[str, Tensor]:
     """The float64 answer in training mode, by name; inference is its beginning."""
-    leaves = {name: leaf.double().requires_grad_() for name, leaf in problem.leaves.items()}
+    leaves = {
+        name: leaf.to(torch.float64, copy=True).requires_grad_()
+        for name, leaf in problem.leaves.items()
+    }
     states = [leaves[name] for name in problem.states]
-    weights = [*(leaves[name] for name in problem.weights), None]
-    outputs = reference.layer(problem.cell, leaves["x"], None, states, weights)
+    outputs = reference.network(
+        problem.cell,
+        leaves["x"],
+        states,
+        [leaves[name] for name in problem.weights],
+        has_biases=True,
+        num_layers=problem.shape.L,
+        dropout=0.0,
+        train=True,
+        bidirectional=problem.shape.D == 2,
+        batch_first=False,
+        batch_sizes=problem.batch_sizes,
+    )
     gradients = torch.autograd.grad(
         outputs, list(leaves.values()), [gradient.double() for gradient in problem.gradients]
     )
@@ -50,13 +70,17 @@ def check_answer(
     names: Sequence[str],
     answer: Sequence[Tensor],
     baseline: Sequence[Tensor],
+    strict: bool = True,
 ) -> list[Check]:
-    """Each tensor's error is at most TIMES_BASELINE that of the baseline in the same dtype."""
+    """Each tensor's error is at most TIMES_BASELINE that of the baseline in the same dtype.
+
+    Without `strict` an error of OTHERS passes as well.
+    """
     checks = []
     for name, got, base in zip(names, answer, baseline, strict=True):
         right = expected[name]
-        floor = FLOOR_EPS * torch.finfo(base.dtype).eps * right.abs().max().item()
-        limit = max(TIMES_BASELINE * max_error(base, right), floor)
+        floor = FLOOR_EPS[base.dtype] * torch.finfo(base.dtype).eps if strict else OTHERS
+        limit = max(TIMES_BASELINE * max_error(base, right), floor * right.abs().max().item())
         checks.append(Check(name, max_error(got, right), limit))
     return checks
 

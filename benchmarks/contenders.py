@@ -1,8 +1,8 @@
 """Who is measured: a contender turns a problem and a mode into a job.
 
-To add one (another framework, or torch.nn run another way): a class with the members of `Contender`
-and a place in `contenders()`, left out there if it is not installed. Conversions belong in `job`
-and in `Job.tensors`, outside `Job.run`, which alone is timed.
+Here stand the two that are always measured; peers.py has the others. To add one: a class with the
+members of `Contender`. Conversions belong in `job` and in `Job.tensors`, outside `Job.run`, which
+alone is timed.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import rnnkern
 
@@ -38,6 +39,10 @@ class Contender(Protocol):
     @property
     def version(self) -> str: ...
 
+    def takes(self, problem: Problem, mode: str) -> bool:
+        """Whether it can do this, in a time worth waiting for."""
+        ...
+
     def job(self, problem: Problem, mode: str) -> Job:
         """Inference: y and final states, no gradient. Training: those, then every gradient."""
         ...
@@ -51,19 +56,37 @@ class Modules:
     version: str
     package: Any
 
-    def job(self, problem: Problem, mode: str) -> Job:
-        module = self._module(problem)
-        if mode == INFERENCE:
-            return _inference(module.eval(), problem)
-        return _training(module.train(), problem)
+    def takes(self, problem: Problem, mode: str) -> bool:
+        return True
 
-    def _module(self, problem: Problem) -> nn.Module:
-        H = problem.shape.H
-        module: nn.Module = getattr(self.package, MODULES[problem.cell])(H, H)
-        with torch.no_grad():
-            for parameter, value in zip(module.parameters(), problem.weights.values(), strict=True):
-                parameter.copy_(value)
-        return module
+    def job(self, problem: Problem, mode: str) -> Job:
+        return module_job(self.module(problem), problem, mode)
+
+    def module(self, problem: Problem) -> nn.Module:
+        shape = problem.shape
+        options = {"num_layers": shape.L, "bidirectional": shape.D == 2, "dtype": problem.x.dtype}
+        options |= {"proj_size": shape.P} if shape.P else {}
+        kind = getattr(self.package, MODULES[problem.cell])
+        return with_weights(kind(shape.input_size(0), shape.H, **options), problem)
+
+
+def with_weights(module: nn.Module, problem: Problem) -> nn.Module:
+    """The module, with the problem's weights; both have torch.nn's order."""
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), problem.weights.values(), strict=True):
+            parameter.copy_(value)
+    return module
+
+
+def module_job(module: nn.Module, problem: Problem, mode: str) -> Job:
+    """The job of a module that is called as torch.nn's layers are."""
+    if mode == INFERENCE:
+        return _inference(module.eval(), problem)
+    return _training(module.train(), problem)
+
+
+def _input(x: Tensor, problem: Problem) -> Tensor | PackedSequence:
+    return x if problem.batch_sizes is None else PackedSequence(x, problem.batch_sizes)
 
 
 def _states(states: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
@@ -71,18 +94,19 @@ def _states(states: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
     return tuple(states) if len(states) > 1 else states[0]
 
 
-def _flat(output: tuple[Tensor, Any]) -> list[Tensor]:
-    """(y, h) or (y, (h, c)) as a list."""
+def _flat(output: tuple[Any, Any]) -> list[Tensor]:
+    """(y, h) or (y, (h, c)) as a list; of a packed y its data."""
     y, final = output
+    y = y.data if isinstance(y, PackedSequence) else y
     return [y, *final] if isinstance(final, tuple) else [y, final]
 
 
 def _inference(module: nn.Module, problem: Problem) -> Job:
-    states = _states(list(problem.states.values()))
+    x, states = _input(problem.x, problem), _states(list(problem.states.values()))
 
     def run() -> list[Tensor]:
         with torch.inference_mode():
-            return _flat(module(problem.x, states))
+            return _flat(module(x, states))
 
     return Job(run)
 
@@ -92,7 +116,7 @@ def _training(module: nn.Module, problem: Problem) -> Job:
     leaves = [x, *states, *module.parameters()]
 
     def run() -> list[Tensor]:
-        outputs = _flat(module(x, _states(states)))
+        outputs = _flat(module(_input(x, problem), _states(states)))
         gradients = torch.autograd.grad(outputs, leaves, problem.gradients)
         return [*(output.detach() for output in outputs), *gradients]
 
@@ -100,11 +124,10 @@ def _training(module: nn.Module, problem: Problem) -> Job:
 
 
 OURS, BASELINE = "rnnkern", "torch.nn"
+RNNKERN = Modules(OURS, rnnkern.__version__, rnnkern)
+TORCH = Modules(BASELINE, torch.__version__, nn)
 
 
 def contenders() -> list[Contender]:
-    """All contenders that can run here; OURS and BASELINE are always among them."""
-    return [
-        Modules(OURS, rnnkern.__version__, rnnkern),
-        Modules(BASELINE, torch.__version__, nn),
-    ]
+    """OURS and BASELINE: those of the main job."""
+    return [RNNKERN, TORCH]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +43,12 @@ def cpu_facts() -> tuple[str, list[str]]:
     info = {key.strip(): value.strip() for key, _, value in pairs}
     known = (info.get("flags") or info.get("Features", "")).split()
     return info.get("model name", platform.machine()), [flag for flag in FLAGS if flag in known]
+
+
+def results_path(cpu: str, *words: str) -> Path:
+    """A file of results, named after the machine."""
+    name = "-".join([*re.findall(r"[a-z0-9]+", cpu.lower()), *words])
+    return Path(__file__).parent / "results" / f"{name}.json"
 
 
 def commit() -> str | None:

@@ -49,9 +49,16 @@ def save_json(results: Results, path: Path) -> None:
         "table": [row.as_json() for row in results.rows],
         "char_lm": results.char_lm.as_json() if results.char_lm else None,
     }
+    write_json(content, path)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """The whole file or, when interrupted, the old one."""
     text = json.dumps(content, indent=1)
     text = re.sub(r"(?<=[\[\d,])\n +(?=[-\d])|(?<=\d)\n +(?=\])", "", text)  # lists in one line
-    path.write_text(text + "\n")
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text + "\n")
+    unfinished.replace(path)
 
 
 def as_text(results: Results) -> str:
@@ -61,9 +68,13 @@ def as_text(results: Results) -> str:
         parts.append(table_text(results.rows))
     if results.char_lm:
         parts.append(char_lm_text(results.char_lm))
-    if results.failures:
-        parts.append("WRONG, largest error and what is allowed:\n" + "\n".join(results.failures))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *failures_text(results)])
+
+
+def failures_text(results: Results) -> list[str]:
+    """A paragraph, if anything is wrong."""
+    title = "WRONG, largest error and what is allowed:\n"
+    return [title + "\n".join(results.failures)] if results.failures else []
 
 
 def machine_text(facts: dict[str, Any]) -> str:

@@ -1,5 +1,8 @@
 """The main job: `python -m benchmarks.run`, about four minutes on two cores.
 
+With --full the whole grid against all contenders instead (full.py): hours; --cell and --filter
+choose parts, which the file of results gathers.
+
 Exits with 1 if any of our answers is wrong.
 """
 
@@ -13,9 +16,10 @@ from tqdm import tqdm
 
 from examples.char_lm import load_text
 
-from . import char_lm, machine, report, table
+from . import char_lm, full, machine, report, table
 from .contenders import contenders
 from .report import Results
+from .shapes import CELLS
 
 BUDGET = 2.5
 """Seconds of timing a row of the table gets."""
@@ -36,7 +40,22 @@ def arguments() -> argparse.Namespace:
         help="default: benchmarks/results/CPU-Nthreads.json",
     )
     add("--text", type=Path, metavar="FILE", help="to train on; default: Python's own sources")
+    add("--full", action="store_true", help="the whole grid, against everything installed")
+    full_options = parser.add_argument_group("with --full")
+    add = full_options.add_argument
+    add("--cell", choices=CELLS, help="one cell")
+    add(
+        "--filter",
+        type=re.compile,
+        metavar="REGEX",
+        help='rows with it in their name, such as "lstm T100 N32 H512 D2 training"',
+    )
+    add("--resume", action="store_true", help="leave out the rows that the file has")
     args = parser.parse_args()
+    if not args.full and (args.cell or args.filter or args.resume):
+        parser.error("--cell, --filter and --resume go with --full")
+    if args.full and (args.only or args.text):
+        parser.error("--only and --text do not go with --full")
     if args.threads is not None and args.threads < 1:
         parser.error("--threads must be positive")
     return args
@@ -44,8 +63,7 @@ def arguments() -> argparse.Namespace:
 
 def default_out(cpu: str, threads: int, only: str | None) -> Path:
     """A file for each machine, thread count and half of the job."""
-    words = [*re.findall(r"[a-z0-9]+", cpu.lower()), f"{threads}threads", *([only] if only else [])]
-    return Path(__file__).parent / "results" / ("-".join(words) + ".json")
+    return machine.results_path(cpu, f"{threads}threads", *([only] if only else []))
 
 
 def run_table(results: Results) -> None:
@@ -73,6 +91,8 @@ def main() -> int:
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.full:
+        return full.run(args.out, full.Selection(args.cell, args.filter, args.resume))
     facts = machine.facts(contenders())
     results = Results(facts)
     out = args.out or default_out(facts["cpu"], facts["threads"], args.only)

@@ -1,8 +1,8 @@
 """How it is measured: contenders take turns in one process, in blocks with a pause before each.
 
-Other libraries' worker threads spin for some milliseconds after a call and would steal the cores
-from the next contender: the pause lets them fall asleep. Taking turns spreads slow drifts of the
-machine (clock rate, neighbours) over all contenders alike.
+Worker threads spin after a call, torch's for some milliseconds and ONNX Runtime's far longer, and
+would steal the cores from the next contender: the pause lasts until they sleep. Taking turns
+spreads slow drifts of the machine (clock rate, neighbours) over all contenders alike.
 """
 
 import gc
@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 PAUSE = 0.02
-"""Seconds before each block."""
+"""Seconds before each block, at least."""
+LONGEST_PAUSE = 2.0
+BUSY = 0.05
+"""Threads are asleep when, in the second half of a pause, they take less of one core than this."""
 BLOCK = 0.05
 """Seconds a block lasts at least, unless a single call lasts longer."""
 MIN_ROUNDS = 3
@@ -31,12 +34,23 @@ def quiet() -> Iterator[None]:
         gc.enable()
 
 
+def pause() -> None:
+    """Wait until this process's other threads sleep, LONGEST_PAUSE at most."""
+    end = time.monotonic() + LONGEST_PAUSE
+    time.sleep(PAUSE / 2)
+    busy = PAUSE
+    while busy > BUSY * PAUSE / 2 and time.monotonic() < end:
+        busy = -time.process_time()
+        time.sleep(PAUSE / 2)
+        busy += time.process_time()
+
+
 def block(run: Callable[[], Any], calls: int, wake: bool = True) -> float:
     """Seconds a call takes, over `calls` calls in a row after a pause.
 
     With `wake` one call more comes first, not timed, so that worker threads sleep no more.
     """
-    time.sleep(PAUSE)
+    pause()
     if wake:
         run()
     start = time.perf_counter()
