@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <numeric>
 #include <sstream>
 #include <stdexcept>
 
@@ -72,15 +71,14 @@ class Common {
  public:
   explicit Common(const at::Tensor& x) : x_(x) {
     check(x.defined(), "input: expected a tensor, got none");
-    check(x.device().type() != c10::DeviceType::CUDA,
-          "input: got a CUDA tensor, but this build of rnnkern has CPU kernels only; build it with CUDA where nvcc and "
-          "a CUDA build of torch are installed");
-    check(x.device().is_cpu(), "input: expected a tensor on the CPU, got one on ", x.device());
     check_plain("input", x);
     const at::ScalarType type = x.scalar_type();
     check(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
           "input: expected dtype float32, float64, bfloat16 or float16, got ", type);
   }
+
+  // Once all tensors are known to be on one device, is it one with kernels?
+  void check_device() const { check(x_.device().is_cpu(), "input: expected device cpu, got ", x_.device()); }
 
   void check_tensor(const char* name, const char* kind, const at::Tensor& tensor) const {
     check(tensor.defined(), name, ": expected a tensor, got none");
@@ -99,6 +97,8 @@ class Common {
   // would take longer than a small step.
   at::Tensor prepare(const at::Tensor& tensor) const {
     const at::ScalarType type = is_double() ? at::kDouble : at::kFloat;
+    // autograd hands over zeros that have no memory.
+    if (tensor._is_zerotensor()) return at::zeros(tensor.sizes(), compute_options());
     if (tensor.scalar_type() == type && tensor.is_contiguous() && !tensor.is_neg()) return tensor;
     return tensor.to(type).contiguous().resolve_neg();
   }
@@ -119,6 +119,7 @@ class Call {
     read_weights(weights);
     read_sequence(x, batch_sizes);
     read_states(states);
+    common.check_device();
     const double multiplies = static_cast<double>(shape.rows) * static_cast<double>(cell.info.gates * shape.hidden) *
                               static_cast<double>(shape.input + shape.output()) * shape.directions;
     forward_flops = 2 * multiplies;

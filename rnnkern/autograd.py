@@ -40,6 +40,8 @@ def recurrence(
     Arguments, results and errors are those of `_C.forward`; every tensor but batch_sizes may
     require a gradient, and the same tensor may stand in several places.
     """
+    if torch._C._is_tracing():  # a trace would hold the allocation of the results, not the kernel
+        raise RuntimeError("torch.jit.trace does not see rnnkern's kernels: trace rnnkern.to_torch")
     if _is_differentiated(x, *states, *weights):
         outputs = Recurrence.apply(cell, batch_sizes, x, *states, *weights)
         return list(outputs[: 1 + len(states)])
@@ -194,6 +196,8 @@ def _loop(
     args: tuple[Any, ...],
 ) -> tuple[tuple[Tensor, ...], int]:
     """The vmap rule of both Functions: one call per element, the results stacked in front."""
+    if info.batch_size == 0:
+        raise ValueError("vmap over an empty dimension is not supported")
     columns = (
         arg.unbind(dim) if isinstance(arg, Tensor) and dim is not None else repeat(arg)
         for arg, dim in zip(args, in_dims, strict=True)

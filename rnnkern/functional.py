@@ -249,8 +249,7 @@ def _network(
     weights = _weights_by_layer(
         cell, input.shape[-1], states, params, has_biases, num_layers, directions
     )
-    if torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
+    if (dtype := _autocast_dtype(input)) is not None:
         (input,), states = _cast([input], dtype), _cast(states, dtype)
         weights = [_cast(layer, dtype) for layer in weights]
 
@@ -364,8 +363,7 @@ def _step(
     """The states after one step, which is a layer over a sequence of one."""
     _check_step(input, states, w_ih, w_hh)
     weights: Sequence[Tensor | None] = (w_ih, w_hh, b_ih, b_hh, None)
-    if torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
+    if (dtype := _autocast_dtype(input)) is not None:
         (input,), states = _cast([input], dtype), _cast(states, dtype)
         weights = _cast(weights, dtype)
     states = [state.unsqueeze(0) for state in states]
@@ -392,6 +390,22 @@ def _check_step(input: Tensor, states: Sequence[Tensor], w_ih: Tensor, w_hh: Ten
             )
 
 
+def _autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """The dtype of the autocast that holds for the input, or None."""
+    # Asking by device raises for devices without autocast, such as meta.
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    device = input.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
 def _cast(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
-    """The tensors in the autocast dtype. None and, as everywhere under autocast, float64 stay."""
-    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+    """The tensors in the autocast dtype. As everywhere under autocast, float64 stays.
+
+    So do None, and what is no float: the kernel refuses it.
+    """
+    return [t.to(dtype) if _is_castable(t) else t for t in tensors]
+
+
+def _is_castable(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64

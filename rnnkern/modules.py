@@ -4,8 +4,8 @@ Construction, parameter names, initialisation, state handling and the checks of 
 inherited from torch.nn, or borrowed where they belong to a sibling (`check_forward_args =
 nn.LSTM.check_forward_args`), so that they follow the installed torch.
 
-The bases are RNNBase and RNNCellBase, not nn.LSTM and so on: torch.compile breaks the graph at
-every instance of those. For the same reason `isinstance(module, nn.LSTM)` is False.
+The bases are RNNBase and RNNCellBase, not nn.LSTM and so on: torch.compile refuses every instance
+of those. For the same reason `isinstance(module, nn.LSTM)` is False.
 """
 
 from __future__ import annotations
@@ -135,15 +135,18 @@ batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None)
         h_n: the final state, like hx.
 
     Parameters are named, ordered, shaped and initialised as in torch.nn, so that state_dicts are
-    exchangeable and the same seed gives the same weights. Exceptions have torch.nn's texts.
+    exchangeable and the same seed gives the same weights. Exceptions of the constructor and about
+    dimensions, sizes and hx have torch.nn's texts.
 
     Differences from torch.nn:
         - Under autocast the results have the ambient dtype (see rnnkern.functional).
         - Double backward works in every mode, also in eval mode. It recomputes the layer in plain
           PyTorch: correct, but not fast.
         - An LSTM checks the sizes of packed input as it does those of padded input.
-        - It is no instance of torch.nn.RNN, and torch.jit.script does not take it:
-          rnnkern.to_torch gives a torch.nn module with the same Parameters.
+        - Backward needs the output as it was: changing it in place before backward raises an error,
+          as it does for torch.nn.LSTM.
+        - It is no instance of torch.nn.RNN, and torch.jit, torch.fx and torch.export do not take
+          it: rnnkern.to_torch gives a torch.nn module with the same Parameters.
     """
 
     _input_dim_text = "RNN: Expected input to be 2D or 3D, got {}D tensor instead"

@@ -20,6 +20,11 @@ SHORT = {
 }
 
 
+# Kernels run a sequence in chunks of steps. These have several, in float64 and with every cell.
+MANY_CHUNKS = {"T": 110, "N": 20, "I": 16, "H": 128}
+MANY_CHUNKS_LENGTHS = tuple(110 - n * (n + 3) // 4 for n in range(20))
+
+
 class Layer(NamedTuple):
     """The arguments of `_C.forward` between the cell's name and the training flag."""
 

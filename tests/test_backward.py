@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 from problems import (
+    MANY_CHUNKS,
+    MANY_CHUNKS_LENGTHS,
     Problem,
     cotangents,
     exact_gradients,
@@ -67,6 +69,14 @@ def test_matches_reference(cell, dtype, size, D):
 @pytest.mark.parametrize("size", BIG, ids=BIG_IDS)
 def test_matches_reference_at_larger_sizes(cell, size):
     check(Problem(cell, torch.float32, *size, D=2))
+
+
+@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
+@pytest.mark.parametrize("lengths", [None, MANY_CHUNKS_LENGTHS], ids=["padded", "packed"])
+def test_across_chunks(cell, D, lengths):
+    projection = 9 if _C.cells()[cell]["projection"] and lengths else 0
+    check(Problem(cell, torch.float64, **MANY_CHUNKS, D=D, P=projection, lengths=lengths))
 
 
 @pytest.mark.usefixtures("isa", "poisoned")

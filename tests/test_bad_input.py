@@ -303,3 +303,34 @@ def test_batch_sizes_are_checked_by_the_functions():
     right = batch_sizes_of((3, 2))
     y = rnnkern.functional.lstm(layer.x, hx, params, batch_sizes=right)[0]
     assert_accurate(y, y, y.double())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated
+def test_tracing_is_refused():
+    """The graph would hold the allocation of the output and nothing that fills it."""
+    model = rnnkern.GRU(3, 4).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="to_torch"):
+        torch.jit.trace(model, torch.randn(2, 1, 3))
+
+
+def test_zeros_without_memory():
+    """autograd makes such tensors; torch's functions take them."""
+    gru = rnnkern.GRU(3, 4)
+    zeros = torch._efficientzerotensor((5, 2, 3))
+    with torch.no_grad():
+        expected = gru(torch.zeros(5, 2, 3))[0]
+        assert torch.equal(gru(zeros)[0], expected)
+        assert torch.equal(
+            gru(torch.zeros(5, 2, 3), torch._efficientzerotensor((1, 2, 4)))[0], expected
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
+def test_autocast_does_not_make_floats_of_integers(dtype):
+    with torch.autocast("cpu"), pytest.raises(RuntimeError, match="dtype"):
+        rnnkern.GRU(3, 4)(torch.ones(2, 1, 3, dtype=dtype))
+
+
+def test_meta_tensors_are_named():
+    with pytest.raises(RuntimeError, match="meta"):
+        rnnkern.GRU(3, 4, device="meta")(torch.ones(2, 1, 3, device="meta"))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import Problem, exact, ours, peer, torch_layer
+from problems import MANY_CHUNKS, MANY_CHUNKS_LENGTHS, Problem, exact, ours, peer, torch_layer
 from tolerances import assert_accurate, assert_all_accurate, assert_equivalent, assert_same_bits
 
 from rnnkern import _C, reference
@@ -56,6 +56,12 @@ def test_matches_reference(cell, dtype, size, D):
 def test_matches_reference_at_larger_sizes(cell, size):
     check(Problem(cell, torch.float32, *size))
     check(Problem(cell, torch.float32, *size, D=2))
+
+
+@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.parametrize("lengths", [None, MANY_CHUNKS_LENGTHS], ids=["padded", "packed"])
+def test_across_chunks(cell, D, lengths):
+    check(Problem(cell, torch.float64, **MANY_CHUNKS, D=D, lengths=lengths))
 
 
 @pytest.mark.usefixtures("isa", "poisoned")

@@ -22,6 +22,7 @@
 
 #include "common/math.h"
 #include "common/pack.h"
+#include "common/problem.h"
 
 namespace rnnkern {
 
@@ -29,7 +30,7 @@ template <class Cell>
 constexpr bool check_cell() {
   static_assert(Cell::kName[0] != '\0');
   static_assert(Cell::kGates >= 1 && Cell::kGates <= 8, "a register tile holds all gates of a unit");
-  static_assert(Cell::kStates >= 1 && Cell::kSaved >= 0);
+  static_assert(Cell::kStates >= 1 && Cell::kStates <= kMaxStates && Cell::kSaved >= 0);
   return true;
 }
 

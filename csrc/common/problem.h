@@ -11,8 +11,6 @@ namespace rnnkern {
 
 inline constexpr int kMaxStates = 4;
 
-enum class DType { kFloat, kDouble };
-
 struct Shape {
   int64_t steps, batch, rows, input, hidden;
   int64_t projection;  // 0: h itself is output and fed back
@@ -63,7 +61,7 @@ struct BackwardDirection {
   bool dh_wanted;
 
   // outputs; nullptr where not wanted
-  void* dx;  // [M, I] this direction's share
+  void* dx;  // [M, I] this direction's share; wanted in all directions or in none
   void *dw_ih, *dw_hh, *dw_hr;
   void *db_ih, *db_hh;
 };

@@ -21,7 +21,7 @@ struct Kernels {
 struct Backend {
   const char* name;
   bool (*supported)();
-  Kernels kernels[AllCells::kCount][2];  // by position in AllCells and by DType
+  Kernels kernels[AllCells::kCount][2];  // by position in AllCells; float, double
 };
 
 // All backends that this CPU can run, the best first.

@@ -28,27 +28,8 @@ class BackwardPass {
     lay_out(scratch);
   }
 
-  size_t lay_out(void* base) {
-    Arena arena(base);
-    constexpr int64_t kChunkBytes = 1 << 20, kLeastChunkRows = 256;
-    const int64_t row_bytes = gate_rows_ * static_cast<int64_t>(sizeof(T));
-    chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
-    chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
-    const bool projected = shape_.projection > 0;
-    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
-    if (own_.dx != nullptr) w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
-    if (projected) w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
-    dx_gates_ = arena.take<T>(chunk_rows_ * gate_rows_);
-    dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_rows_) : dx_gates_;
-    carried_ = arena.take<T>(shape_.batch * gate_rows_);
-    if (projected) dout_ = arena.take<T>(chunk_rows_ * shape_.projection);
-    // The operands of the weight gradients.
-    const int64_t left_rows = std::max(gate_rows_, shape_.projection);
-    left_ = arena.take<T>(ceil_div(left_rows, kRows) * kRows * chunk_rows_);
-    const int64_t right_blocks = std::max({w_ih_.blocks(), w_hh_.blocks(), projected ? w_hr_.blocks() : 0});
-    right_ = arena.take<T>(right_blocks * kWidth * chunk_rows_);
-    return arena.used();
-  }
+  // Of the whole scratch; known also when it was laid out at nullptr.
+  size_t scratch_bytes() const { return scratch_bytes_; }
 
   void run() {
     pack();
@@ -70,6 +51,28 @@ class BackwardPass {
   }
 
  private:
+  void lay_out(void* base) {
+    Arena arena(base);
+    constexpr int64_t kChunkBytes = 1 << 20, kLeastChunkRows = 256;
+    const int64_t row_bytes = gate_rows_ * static_cast<int64_t>(sizeof(T));
+    chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
+    chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
+    const bool projected = shape_.projection > 0;
+    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
+    if (own_.dx != nullptr) w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
+    if (projected) w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
+    dx_gates_ = arena.take<T>(chunk_rows_ * gate_rows_);
+    dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_rows_) : dx_gates_;
+    carried_ = arena.take<T>(shape_.batch * gate_rows_);
+    if (projected) dout_ = arena.take<T>(chunk_rows_ * shape_.projection);
+    // The operands of the weight gradients.
+    const int64_t left_rows = std::max(gate_rows_, shape_.projection);
+    left_ = arena.take<T>(ceil_div(left_rows, kRows) * kRows * chunk_rows_);
+    const int64_t right_blocks = std::max({w_ih_.blocks(), w_hh_.blocks(), projected ? w_hr_.blocks() : 0});
+    right_ = arena.take<T>(right_blocks * kWidth * chunk_rows_);
+    scratch_bytes_ = arena.used();
+  }
+
   const T* initial(int state) const { return static_cast<const T*>(own_.initial[state]); }
   const T* all_states(int state) const { return static_cast<const T*>(own_.states[state]); }
   T* dstate(int state) const { return static_cast<T*>(own_.dstate[state]); }
@@ -350,6 +353,7 @@ class BackwardPass {
   const T *const x_, *const y_, *const dy_;
   const int64_t y_stride_;
 
+  size_t scratch_bytes_ = 0;
   int64_t chunk_rows_ = 0;
   T *dx_gates_ = nullptr, *dr_gates_ = nullptr;  // [row of the chunk, G*H]; one array unless kSplitGates
   T* carried_ = nullptr;                         // [N, G*H]

@@ -29,23 +29,8 @@ class ForwardPass {
     lay_out(scratch);
   }
 
-  // Scratch layout; returns its size. With a null base only the size counts.
-  size_t lay_out(void* base) {
-    Arena arena(base);
-    // A member's share of the input's gates stays in its L2, and W_ih is read often enough to be worth it.
-    constexpr int64_t kChunkBytes = 512 << 10, kLeastChunkRows = 256;
-    const int64_t row_bytes = w_hh_.blocks() * kWidth * static_cast<int64_t>(sizeof(T));
-    chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
-    chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
-    w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
-    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
-    w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
-    b_ih_ = arena.take<T>(w_hh_.blocks() * kWidth);
-    b_hh_ = arena.take<T>(w_hh_.blocks() * kWidth);
-    x_gates_ = arena.take<T>(w_hh_.blocks() * chunk_rows_ * kWidth);
-    if (shape_.projection > 0 && !problem_.training) unprojected_ = arena.take<T>(shape_.batch * shape_.hidden);
-    return arena.used();
-  }
+  // Of the whole scratch; known also when it was laid out at nullptr.
+  size_t scratch_bytes() const { return scratch_bytes_; }
 
   void run() {
     pack();
@@ -61,6 +46,23 @@ class ForwardPass {
   }
 
  private:
+  void lay_out(void* base) {
+    Arena arena(base);
+    // A member's share of the input's gates stays in its L2, and W_ih is read often enough to be worth it.
+    constexpr int64_t kChunkBytes = 512 << 10, kLeastChunkRows = 256;
+    const int64_t row_bytes = w_hh_.blocks() * kWidth * static_cast<int64_t>(sizeof(T));
+    chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
+    chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
+    w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
+    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
+    w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
+    b_ih_ = arena.take<T>(w_hh_.blocks() * kWidth);
+    b_hh_ = arena.take<T>(w_hh_.blocks() * kWidth);
+    x_gates_ = arena.take<T>(w_hh_.blocks() * chunk_rows_ * kWidth);
+    if (shape_.projection > 0 && !problem_.training) unprojected_ = arena.take<T>(shape_.batch * shape_.hidden);
+    scratch_bytes_ = arena.used();
+  }
+
   const T* initial(int state) const { return static_cast<const T*>(own_.initial[state]); }
   T* final_state(int state) const { return static_cast<T*>(own_.final[state]); }
   T* all_states(int state) const { return static_cast<T*>(own_.states[state]); }
@@ -218,6 +220,7 @@ class ForwardPass {
   T* const y_;
   const int64_t y_stride_;
 
+  size_t scratch_bytes_ = 0;
   int64_t chunk_rows_ = 0;
   T *b_ih_ = nullptr, *b_hh_ = nullptr;
   T* x_gates_ = nullptr;

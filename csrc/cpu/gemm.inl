@@ -1,4 +1,4 @@
-// Packed matrix products: the only place where multiply-adds happen. Included inside an instruction set's namespace.
+// Matrix products. Included inside an instruction set's namespace.
 //
 // The right-hand matrix is packed into panels [block][k][width], width = columns * kLanes, zero beyond its last column.
 // A product fills a dense tile [rows][width] of at most kTileRows rows; what becomes of it is the caller's business.
@@ -178,7 +178,6 @@ class TransposedMatrix {
         packed_(worth_packing(rows, products)) {}
 
   int64_t blocks() const { return ceil_div(units_, block_units_); }
-  int64_t block_units() const { return block_units_; }
   int64_t panels_size() const { return packed_ ? blocks() * depth_ * kWidth : 0; }
   void set_panels(T* panels) { panels_ = panels; }
 

@@ -1,5 +1,6 @@
 #include "cpu/parallel.h"
 
+#include <ATen/Config.h>
 #include <ATen/Parallel.h>
 
 #include <thread>
@@ -24,7 +25,10 @@ void spin_until(const Done& done) {
 
 }  // namespace
 
-int available_threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+int available_threads() {
+  // torch's own pool shares its threads between callers: two teams could each hold some and wait for the rest.
+  return AT_PARALLEL_OPENMP && !at::in_parallel_region() ? at::get_num_threads() : 1;
+}
 
 void run_team(int threads, const std::function<void(int rank, int size)>& body) {
   if (threads == 1) return body(0, 1);

@@ -8,15 +8,18 @@
 #include "cpu/forward.inl"
 
 template <template <class, class> class Pass, class Cell, class T, class Problem>
+size_t team_scratch_bytes(const Problem& problem, int threads) {
+  return Pass<Cell, T>(problem, 0, {0, threads, nullptr}, nullptr).scratch_bytes();
+}
+
+template <template <class, class> class Pass, class Cell, class T, class Problem>
 size_t scratch_bytes(const Problem& problem, int threads) {
-  const int teams = most_teams(problem.shape.directions, threads);
-  return teams * Pass<Cell, T>(problem, 0, {0, threads, nullptr}, nullptr).lay_out(nullptr);
+  return most_teams(problem.shape.directions, threads) * team_scratch_bytes<Pass, Cell, T>(problem, threads);
 }
 
 template <template <class, class> class Pass, class Cell, class T, class Problem>
 void run(const Problem& problem, int threads, void* scratch) {
-  const size_t team_bytes =
-      scratch_bytes<Pass, Cell, T>(problem, threads) / most_teams(problem.shape.directions, threads);
+  const size_t team_bytes = team_scratch_bytes<Pass, Cell, T>(problem, threads);
   Barrier barriers[2];
   run_team(threads, [&](int rank, int size) {
     const TeamSplit split(problem.shape.directions, size);
