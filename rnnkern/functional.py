@@ -368,7 +368,7 @@ def _step(
         weights = _cast(weights, dtype)
     states = [state.unsqueeze(0) for state in states]
     _, *final = recurrence(cell, input.unsqueeze(0), None, states, weights)
-    return [state.squeeze(0) for state in final]
+    return [torch.squeeze_copy(state, 0) for state in final]  # no views: users detach_() states
 
 
 def _check_step(input: Tensor, states: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor) -> None:

@@ -143,8 +143,8 @@ batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None)
         - Double backward works in every mode, also in eval mode. It recomputes the layer in plain
           PyTorch: correct, but not fast.
         - An LSTM checks the sizes of packed input as it does those of padded input.
-        - Backward needs the output as it was: changing it in place before backward raises an error,
-          as it does for torch.nn.LSTM.
+        - Backward needs the output as it was: changing it in place before backward raises an error.
+          In torch.nn that holds for some LSTMs only.
         - It is no instance of torch.nn.RNN, and torch.jit, torch.fx and torch.export do not take
           it: rnnkern.to_torch gives a torch.nn module with the same Parameters.
     """

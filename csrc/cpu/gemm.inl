@@ -75,7 +75,7 @@ template <class T, int kColumns, int kRows>
 
 // One running sum over a great depth gathers rounding errors; sums of this many terms, added up, gather far fewer.
 // Weight gradients sum over all rows of a sequence, and torch.nn adds theirs up step by step.
-inline constexpr int64_t kDepthBlock = 128, kGradientDepthBlock = 32;
+inline constexpr int64_t kDepthBlock = 128, kGradientDepthBlock = 64;
 
 // out [rows][width] = start [width] + a * panel, for 1 <= rows <= kTileRows; no start if nullptr.
 template <class T, int kColumns, int64_t kBlock = kDepthBlock, int kRows = kTileRows<kColumns>>
@@ -157,8 +157,8 @@ void dots(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* const w[kDots],
   dot_tile<T, kRows>(a, depth, w, start, out, out_stride);
 }
 
-// Packing a matrix costs more than reading it so many times for products of so few rows.
-inline bool worth_packing(int64_t rows, int64_t products) { return rows > kMostDotRows || products > 8; }
+// Packing a matrix costs about as much as reading it eight times.
+inline bool worth_packing(int64_t rows, int64_t products) { return ceil_div(rows, kMostDotRows) * products > 8; }
 
 // W^T as the right-hand matrix of products, W being [groups * units, depth]. A block of its columns holds, group by
 // group, the units [block * block_units, (block + 1) * block_units). Packed, unless W would be read too few times.
