@@ -1,14 +1,22 @@
 """Builds the one extension, rnnkern._C. Everything else about the package stands in pyproject.toml.
 
+The CUDA kernels are built where PyTorch has CUDA and nvcc is of the same major version. The build
+says whether it has them; rnnkern.cuda_version tells afterwards.
+
 Environment variables:
     RNNKERN_CUDA=0    leave the CUDA kernels out, even where torch and the machine could take them
+    TORCH_CUDA_ARCH_LIST  compute capabilities to build for, as "8.0;9.0"; unset, those of the GPUs
+                      here, or without one all that PyTorch's own kernels are commonly built for
+    CUDA_HOME         folder of the CUDA toolkit, where it is not beside the nvcc on PATH
     RNNKERN_WERROR=1  make errors of the compiler's warnings about csrc/ (the Makefile sets it)
     RNNKERN_DEBUG=1   keep debug information, for a debugger's or profiler's line numbers
     MAX_JOBS          number of compilers that run at once
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -26,7 +34,9 @@ from torch.utils.cpp_extension import (
 
 ROOT = Path(__file__).resolve().parent
 CUDA_SOURCES = Path("csrc", "cuda")
+WITHOUT_CUDA = {"csrc/cuda/plan.cpp", "csrc/cuda/absent.cpp"}  # all that such a build has of it
 HEADERS = ("*.h", "*.inl", "*.cuh")
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
 def find(folder: Path, pattern: str) -> list[str]:
@@ -34,15 +44,36 @@ def find(folder: Path, pattern: str) -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob(pattern))
 
 
-def builds_cuda() -> bool:
-    """Whether the CUDA kernels are built: asked for, written, and possible here."""
-    return (
-        os.environ.get("RNNKERN_CUDA") != "0"
-        and torch.version.cuda is not None
-        and CUDA_HOME is not None
-        and shutil.which("nvcc", path=str(Path(CUDA_HOME, "bin"))) is not None
-        and bool(find(CUDA_SOURCES, "*.cu"))
-    )
+def why_without_cuda() -> str | None:
+    """What keeps the CUDA kernels out of this build; None where they are built."""
+    if os.environ.get("RNNKERN_CUDA") == "0":
+        return "RNNKERN_CUDA is 0"
+    if torch.version.cuda is None:
+        return "this PyTorch has no CUDA"
+    found = None if CUDA_HOME is None else nvcc("--version")
+    if found is None:
+        return "there is no nvcc"
+    release = re.search(r"release (\d+)\.", found)
+    if release is None or release[1] != torch.version.cuda.split(".")[0]:
+        return f"PyTorch has CUDA {torch.version.cuda}, nvcc is another: {found.strip()[-200:]}"
+    return None
+
+
+def nvcc(option: str) -> str | None:
+    """What nvcc prints for an option; None without nvcc."""
+    program = shutil.which("nvcc", path=str(Path(str(CUDA_HOME), "bin")))
+    if program is None:
+        return None
+    return subprocess.run([program, option], capture_output=True, text=True, check=True).stdout
+
+
+def set_capabilities() -> None:
+    """Names what to build for where neither the user nor a GPU does: torch would fail."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST") or torch.cuda.is_available():
+        return
+    known = (nvcc("--list-gpu-arch") or "").split()
+    chosen = [name for name in CAPABILITIES if "compute_" + name.replace(".", "") in known]
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(chosen) + "+PTX"
 
 
 def cxx_flags(device: str) -> list[str]:
@@ -64,22 +95,36 @@ def openmp_flags() -> list[str]:
     return ["-fopenmp"] if sys.platform == "linux" else []
 
 
-def extension() -> Extension:
-    cuda = builds_cuda()
-    sources = find(Path("csrc"), "*.cpp")
-    flags = {"cxx": cxx_flags("cuda" if cuda else "cpu")}
+def nvcc_flags() -> list[str]:
+    flags = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden"]
+    return flags + ["-Werror", "all-warnings"] * (os.environ.get("RNNKERN_WERROR") == "1")
+
+
+def sources(cuda: bool) -> list[str]:
+    """Everything of csrc/, but of csrc/cuda/ only what such a build takes."""
+    host = find(Path("csrc"), "*.cpp")
     if cuda:
-        sources += find(CUDA_SOURCES, "*.cu")
-        flags["nvcc"] = ["-O3", "-std=c++20"]
-    else:
-        sources = [source for source in sources if CUDA_SOURCES not in Path(source).parents]
+        return [name for name in host if Path(name).name != "absent.cpp"] + find(
+            CUDA_SOURCES, "*.cu"
+        )
+    return [name for name in host if CUDA_SOURCES not in Path(name).parents or name in WITHOUT_CUDA]
+
+
+def extension() -> Extension:
+    reason = why_without_cuda()
+    cuda = reason is None
+    if cuda:
+        set_capabilities()
+    print(f"rnnkern: building {'with' if cuda else 'without'} CUDA" + f": {reason}" * (not cuda))
     return (CUDAExtension if cuda else CppExtension)(
         name="rnnkern._C",
-        sources=sources,
+        sources=sources(cuda),
         depends=[name for pattern in HEADERS for name in find(Path("csrc"), pattern)],
         include_dirs=[str(ROOT / "csrc")],
-        define_macros=[("RNNKERN_WITH_CUDA", "1")] if cuda else [],
-        extra_compile_args=flags,
+        extra_compile_args={
+            "cxx": cxx_flags("cuda" if cuda else "cpu"),
+            "nvcc": nvcc_flags(),
+        },
         extra_link_args=openmp_flags(),
     )
 

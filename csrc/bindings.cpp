@@ -23,6 +23,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cells", &cells);
   m.def("backends", &rnnkern::backends);
   m.def("active_backend", &rnnkern::active_backend);
+  m.def("cuda_version", &rnnkern::cuda_version);
+  m.def("gpus", &rnnkern::gpus);
+  m.def("explain", &rnnkern::explain, py::arg("cell"), py::arg("dtype"), py::arg("batch_sizes"), py::arg("input"),
+        py::arg("hidden"), py::arg("projection"), py::arg("directions"), py::arg("device"));
   m.def("forward", &rnnkern::forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
         py::arg("states"), py::arg("weights"), py::arg("training"), py::call_guard<py::gil_scoped_release>());
   m.def("backward", &rnnkern::backward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),

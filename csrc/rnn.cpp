@@ -2,12 +2,14 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 
 #include "cells/all.h"
 #include "common/problem.h"
 #include "cpu/backend.h"
+#include "cuda/backend.h"
 
 namespace rnnkern {
 namespace {
@@ -66,19 +68,44 @@ void check_plain(const char* name, const at::Tensor& tensor) {
         " (a wrapped, fake, sparse or quantized tensor)");
 }
 
+DType to_dtype(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return DType::kFloat;
+    case at::kDouble:
+      return DType::kDouble;
+    case at::kHalf:
+      return DType::kHalf;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    default:
+      throw std::runtime_error("input: expected dtype float32, float64, bfloat16 or float16, got " +
+                               std::string(at::toString(type)));
+  }
+}
+
 // Checks what all tensors share, the first time against x's dtype and device.
 class Common {
  public:
   explicit Common(const at::Tensor& x) : x_(x) {
     check(x.defined(), "input: expected a tensor, got none");
     check_plain("input", x);
-    const at::ScalarType type = x.scalar_type();
-    check(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
-          "input: expected dtype float32, float64, bfloat16 or float16, got ", type);
+    storage_ = to_dtype(x.scalar_type());
+    on_gpu_ = cuda::serves(c10::DeviceTypeName(x.device().type(), /*lower_case=*/true));
+    compute_type_ = storage_ == DType::kDouble ? at::kDouble : at::kFloat;
+    kernel_type_ = on_gpu_ ? x.scalar_type() : compute_type_;
   }
 
   // Once all tensors are known to be on one device, is it one with kernels?
-  void check_device() const { check(x_.device().is_cpu(), "input: expected device cpu, got ", x_.device()); }
+  void check_device() const {
+    if (on_gpu_ || x_.device().is_cpu()) return;
+    const bool missing = cuda::build_version() == 0;
+    check(false, "input: expected device ", missing ? "cpu" : "cpu or cuda", ", got ", x_.device(),
+          !missing || !x_.device().is_cuda()
+              ? ""
+              : ". This build of rnnkern has no CUDA kernels: install it again with a PyTorch that has CUDA and with "
+                "nvcc of the same major version (CUDA_HOME names its folder)");
+  }
 
   void check_tensor(const char* name, const char* kind, const at::Tensor& tensor) const {
     check(tensor.defined(), name, ": expected a tensor, got none");
@@ -90,17 +117,20 @@ class Common {
           tensor.scalar_type());
   }
 
-  bool is_double() const { return x_.scalar_type() == at::kDouble; }
-  at::TensorOptions compute_options() const { return x_.options().dtype(is_double() ? at::kDouble : at::kFloat); }
+  bool on_gpu() const { return on_gpu_; }
+  DType storage() const { return storage_; }
+  at::Device device() const { return x_.device(); }
+  // Of what kernels read and write as storage, and of what they compute with. Those of a CPU have one type for both.
+  at::TensorOptions kernel_options() const { return x_.options().dtype(kernel_type_); }
+  at::TensorOptions compute_options() const { return x_.options().dtype(compute_type_); }
 
-  // Dense and in the compute type. Tensors that are so already are passed on without asking torch's dispatcher, which
+  // Dense and in the kernels' type. Tensors that are so already are passed on without asking torch's dispatcher, which
   // would take longer than a small step.
   at::Tensor prepare(const at::Tensor& tensor) const {
-    const at::ScalarType type = is_double() ? at::kDouble : at::kFloat;
     // autograd hands over zeros that have no memory.
-    if (tensor._is_zerotensor()) return at::zeros(tensor.sizes(), compute_options());
-    if (tensor.scalar_type() == type && tensor.is_contiguous() && !tensor.is_neg()) return tensor;
-    return tensor.to(type).contiguous().resolve_neg();
+    if (tensor._is_zerotensor()) return at::zeros(tensor.sizes(), kernel_options());
+    if (tensor.scalar_type() == kernel_type_ && tensor.is_contiguous() && !tensor.is_neg()) return tensor;
+    return tensor.to(kernel_type_).contiguous().resolve_neg();
   }
   at::Tensor to_storage(const at::Tensor& tensor) const {
     return tensor.scalar_type() == x_.scalar_type() ? tensor : tensor.to(x_.scalar_type());
@@ -108,7 +138,43 @@ class Common {
 
  private:
   const at::Tensor& x_;
+  DType storage_;
+  bool on_gpu_;
+  at::ScalarType compute_type_, kernel_type_;
 };
+
+// Rows alive at each time step, and where they begin.
+class Rows {
+ public:
+  explicit Rows(std::vector<int64_t> active) : active_(std::move(active)), offsets_{0} {
+    for (const int64_t rows : active_) offsets_.push_back(offsets_.back() + rows);
+  }
+
+  size_t steps() const { return active_.size(); }
+  void describe(Shape& shape) const {
+    shape.steps = static_cast<int64_t>(active_.size());
+    shape.batch = active_.front();
+    shape.rows = offsets_.back();
+    shape.active = active_.data();
+    shape.offsets = offsets_.data();
+  }
+
+ private:
+  std::vector<int64_t> active_, offsets_;
+};
+
+double forward_flops(const Cell& cell, const Shape& shape) {
+  return 2.0 * static_cast<double>(shape.rows) * static_cast<double>(cell.info.gates * shape.hidden) *
+         static_cast<double>(shape.input + shape.output()) * shape.directions;
+}
+
+const cpu::Kernels& cpu_kernels(const Cell& cell, DType storage) {
+  return cpu::active_backend().kernels[cell.index][storage == DType::kDouble ? 1 : 0];
+}
+
+cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape) {
+  return {cell.info.gates, storage, shape.batch, shape.hidden, shape.output(), shape.directions};
+}
 
 // A call's arguments, checked and made dense, with its shape.
 class Call {
@@ -120,21 +186,21 @@ class Call {
     read_sequence(x, batch_sizes);
     read_states(states);
     common.check_device();
-    const double multiplies = static_cast<double>(shape.rows) * static_cast<double>(cell.info.gates * shape.hidden) *
-                              static_cast<double>(shape.input + shape.output()) * shape.directions;
-    forward_flops = 2 * multiplies;
   }
 
   at::IntArrayRef y_sizes() const { return y_sizes_; }
   std::vector<int64_t> state_sizes(int state) const {
     return {shape.directions, shape.batch, state == 0 ? shape.output() : shape.hidden};
   }
+  // Residuals are the further states, the saved values and h before the projection.
   std::vector<int64_t> residual_sizes(int residual) const {
-    const int further_states = cell.info.states - 1;
     int64_t width = shape.hidden;
-    if (residual == further_states) width = cell.saved * shape.hidden;
-    if (residual > further_states && shape.projection == 0) width = 0;
+    if (residual == saved_residual()) width = cell.saved * shape.hidden;
+    if (residual > saved_residual() && shape.projection == 0) width = 0;
     return {shape.directions, shape.rows, width};
+  }
+  at::TensorOptions residual_options(int residual) const {
+    return residual > saved_residual() ? common.kernel_options() : common.compute_options();
   }
   Weights direction_weights(int direction) const {
     const at::Tensor* w = &weights_[direction * kWeightsPerDirection];
@@ -142,14 +208,18 @@ class Call {
     return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4])};
   }
   const at::Tensor& weight(size_t index) const { return weights_[index]; }
-  const cpu::Kernels& kernels() const { return cpu::active_backend().kernels[cell.index][common.is_double() ? 1 : 0]; }
+  cuda::Plan gpu_plan() const {
+    return cuda::choose_plan(gpu_work(cell, common.storage(), shape), cuda::current_gpu(), cuda::forced_strategy());
+  }
+  at::Tensor scratch(size_t bytes) const {
+    return at::empty({static_cast<int64_t>(bytes)}, x.options().dtype(at::kByte));
+  }
 
   const Cell& cell;
   const Common common;
   Shape shape{};
   at::Tensor x;
   Tensors initial;
-  double forward_flops = 0;
 
  private:
   void read_weights(const OptionalTensors& weights) {
@@ -190,23 +260,17 @@ class Call {
     check(input.dim() == dims, "input must have ", dims, " dimensions, got ", input.dim());
     check(input.size(-1) == shape.input, "input.size(-1) must be equal to input_size. Expected ", shape.input, ", got ",
           input.size(-1));
-    packed ? read_batch_sizes(*batch_sizes) : active_.assign(input.size(0), input.size(1));
-    shape.steps = static_cast<int64_t>(active_.size());
-    check(shape.steps > 0, "Expected sequence length to be larger than 0 in RNN");
-    shape.batch = active_.front();
-    offsets_.assign(1, 0);
-    for (const int64_t rows : active_) offsets_.push_back(offsets_.back() + rows);
-    shape.rows = offsets_.back();
+    rows_ = Rows(packed ? read_batch_sizes(*batch_sizes) : std::vector<int64_t>(input.size(0), input.size(1)));
+    check(rows_.steps() > 0, "Expected sequence length to be larger than 0 in RNN");
+    rows_.describe(shape);
     check(!packed || shape.rows == input.size(0), "batch_sizes: expected to sum to the ", input.size(0),
           " rows of input, got ", shape.rows);
-    shape.active = active_.data();
-    shape.offsets = offsets_.data();
     x = common.prepare(input);
     y_sizes_ = input.sizes().vec();
     y_sizes_.back() = shape.directions * shape.output();
   }
 
-  void read_batch_sizes(const at::Tensor& batch_sizes) {
+  static std::vector<int64_t> read_batch_sizes(const at::Tensor& batch_sizes) {
     check(batch_sizes.defined() && batch_sizes.device().is_cpu() && batch_sizes.scalar_type() == at::kLong &&
               batch_sizes.dim() == 1,
           "batch_sizes: expected a 1-D int64 tensor on the CPU, got ", batch_sizes.dim(), "-D ",
@@ -214,12 +278,13 @@ class Call {
     check_plain("batch_sizes", batch_sizes);
     const at::Tensor dense = batch_sizes.contiguous();
     const int64_t* sizes = dense.const_data_ptr<int64_t>();
-    active_.assign(sizes, sizes + dense.numel());
-    for (size_t t = 0; t < active_.size(); ++t) {
-      check(active_[t] > 0 && (t == 0 || active_[t] <= active_[t - 1]),
-            "batch_sizes: expected positive sizes that never increase, got ", active_[t], " at time step ", t,
-            t == 0 ? "" : " after ", t == 0 ? "" : std::to_string(active_[t - 1]));
+    std::vector<int64_t> active(sizes, sizes + dense.numel());
+    for (size_t t = 0; t < active.size(); ++t) {
+      check(active[t] > 0 && (t == 0 || active[t] <= active[t - 1]),
+            "batch_sizes: expected positive sizes that never increase, got ", active[t], " at time step ", t,
+            t == 0 ? "" : " after ", t == 0 ? "" : std::to_string(active[t - 1]));
     }
+    return active;
   }
 
   void read_states(const Tensors& states) {
@@ -234,7 +299,10 @@ class Call {
     }
   }
 
-  std::vector<int64_t> active_, offsets_, y_sizes_;
+  int saved_residual() const { return cell.info.states - 1; }
+
+  Rows rows_{{}};
+  std::vector<int64_t> y_sizes_;
   Tensors weights_;
 };
 
@@ -244,13 +312,80 @@ void* part(const at::Tensor& tensor, int direction) {
   return static_cast<char*>(tensor.data_ptr()) + direction * bytes;
 }
 
-template <class Problem>
-void run(const Problem& problem, double flops, size_t (*scratch_bytes)(const Problem&, int),
-         void (*kernel)(const Problem&, int, void*)) {
-  const int threads = cpu::choose_threads(flops);
-  const auto bytes = static_cast<int64_t>(scratch_bytes(problem, threads));
-  const at::Tensor scratch = at::empty({bytes}, at::kByte);
-  kernel(problem, threads, scratch.data_ptr());
+void run(const Call& call, const ForwardProblem& problem) {
+  if (call.common.on_gpu()) {
+    const cuda::Plan plan = call.gpu_plan();
+    const int cell = call.cell.index;
+    const DType storage = call.common.storage();
+    const at::Tensor scratch = call.scratch(cuda::forward_scratch(cell, storage, problem, plan));
+    cuda::forward(cell, storage, problem, plan, scratch.data_ptr());
+  } else {
+    const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());
+    const int threads = cpu::choose_threads(forward_flops(call.cell, call.shape));
+    kernels.forward(problem, threads, call.scratch(kernels.forward_scratch(problem, threads)).data_ptr());
+  }
+}
+
+void run(const Call& call, const BackwardProblem& problem) {
+  if (call.common.on_gpu()) {
+    const cuda::Plan plan = call.gpu_plan();
+    const int cell = call.cell.index;
+    const DType storage = call.common.storage();
+    const at::Tensor scratch = call.scratch(cuda::backward_scratch(cell, storage, problem, plan));
+    cuda::backward(cell, storage, problem, plan, scratch.data_ptr());
+  } else {
+    const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());
+    const int threads = cpu::choose_threads(2 * forward_flops(call.cell, call.shape));
+    kernels.backward(problem, threads, call.scratch(kernels.backward_scratch(problem, threads)).data_ptr());
+  }
+}
+
+Explanation explain_cpu(const Cell& cell, DType storage, const Shape& shape) {
+  const ForwardProblem problem{shape, false, nullptr, {}, nullptr};
+  const int threads = cpu::choose_threads(forward_flops(cell, shape));
+  const cpu::Plan plan = cpu_kernels(cell, storage).forward_plan(problem, threads);
+  const std::string each = plan.team_size == 1 ? "one thread" : std::to_string(plan.team_size) + " threads";
+  return {{"device", "cpu"},
+          {"instruction set", cpu::active_backend().name},
+          {"threads", plan.teams > 1 ? "the directions side by side, " + each + " each" : each},
+          {"division", plan.team_size == 1 ? "none"
+                       : plan.by_batch     ? "rows of the batch to each thread"
+                                           : "hidden units to each thread, which meet at every step"},
+          {"recurrent weights", plan.packed ? "packed once a call" : "read as they are"},
+          {"input projection", std::to_string(plan.chunk_rows) + " rows ahead"}};
+}
+
+cuda::Gpu find_gpu(const std::string& device) {
+  if (device == "cuda") {
+    check(cuda::build_version() > 0, "device: expected cpu or one of rnnkern.gpus(), got cuda: this build has no CUDA");
+    return cuda::current_gpu();
+  }
+  std::string known = "cpu, cuda";
+  for (const cuda::Gpu& gpu : cuda::recorded_gpus()) {
+    if (gpu.name == device) return gpu;
+    known += ", " + gpu.name;
+  }
+  throw std::runtime_error("device: expected one of " + known + ", got '" + device + "'");
+}
+
+Explanation explain_gpu(const Cell& cell, DType storage, const Shape& shape, const std::string& device) {
+  const cuda::Gpu gpu = find_gpu(device);
+  const cuda::Work work = gpu_work(cell, storage, shape);
+  const cuda::Plan plan = cuda::choose_plan(work, gpu, cuda::forced_strategy());
+  Explanation lines{{"device", gpu.name},
+                    {"strategy", cuda::name(plan.strategy)},
+                    {"elementwise blocks", std::to_string(cuda::kPointwiseThreads) + " threads, one a unit and row"},
+                    {"input projection", std::to_string(std::min(plan.chunk_rows, shape.rows)) + " rows ahead"}};
+  for (const cuda::Strategy other : cuda::kStrategies) {
+    if (const auto reason = cuda::refusal(other, work, gpu)) lines.emplace_back(cuda::name(other), *reason);
+  }
+  return lines;
+}
+
+// Allocates and launches on the GPU of the call's tensors, whichever is current.
+std::optional<c10::DeviceGuard> guard(const Common& common) {
+  if (!common.on_gpu()) return std::nullopt;
+  return std::optional<c10::DeviceGuard>(std::in_place, common.device());
 }
 
 }  // namespace
@@ -269,17 +404,41 @@ std::vector<std::string> backends() {
 
 std::string active_backend() { return cpu::active_backend().name; }
 
+int cuda_version() { return cuda::build_version(); }
+
+std::vector<std::string> gpus() {
+  std::vector<std::string> names;
+  for (const cuda::Gpu& gpu : cuda::recorded_gpus()) names.push_back(gpu.name);
+  return names;
+}
+
+Explanation explain(const std::string& cell_name, at::ScalarType dtype, const std::vector<int64_t>& batch_sizes,
+                    int64_t input, int64_t hidden, int64_t projection, int directions, const std::string& device) {
+  const Cell& cell = find_cell(cell_name);
+  const DType storage = to_dtype(dtype);
+  check(!batch_sizes.empty(), "Expected sequence length to be larger than 0 in RNN");
+  const Rows rows(batch_sizes);
+  Shape shape{};
+  rows.describe(shape);
+  shape.input = input;
+  shape.hidden = hidden;
+  shape.projection = projection;
+  shape.directions = directions;
+  return device == "cpu" ? explain_cpu(cell, storage, shape) : explain_gpu(cell, storage, shape, device);
+}
+
 Tensors forward(const std::string& cell, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
                 const Tensors& states, const OptionalTensors& weights, bool training) {
   const Call call(cell, x, batch_sizes, states, weights);
-  const at::TensorOptions options = call.common.compute_options();
+  const std::optional<c10::DeviceGuard> on_device = guard(call.common);
+  const at::TensorOptions options = call.common.kernel_options();
   const int state_count = call.cell.info.states;
 
   Tensors outputs{at::empty(call.y_sizes(), options)};
   for (int k = 0; k < state_count; ++k) outputs.push_back(at::empty(call.state_sizes(k), options));
   Tensors residuals;
   for (int i = 0; training && i < call.cell.info.residuals; ++i) {
-    residuals.push_back(at::empty(call.residual_sizes(i), options));
+    residuals.push_back(at::empty(call.residual_sizes(i), call.residual_options(i)));
   }
 
   if (call.shape.rows > 0) {
@@ -296,8 +455,7 @@ Tensors forward(const std::string& cell, const at::Tensor& x, const std::optiona
       own.saved = part(residuals[state_count - 1], d);
       own.unprojected = part(residuals[state_count], d);
     }
-    const cpu::Kernels& kernels = call.kernels();
-    run(problem, call.forward_flops, kernels.forward_scratch, kernels.forward);
+    run(call, problem);
   }
 
   for (at::Tensor& output : outputs) output = call.common.to_storage(output);
@@ -311,6 +469,7 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
                          const std::vector<bool>& wanted) {
   const Call call(cell, x, batch_sizes, states, weights);
   const Common& common = call.common;
+  const std::optional<c10::DeviceGuard> on_device = guard(common);
   const Shape& shape = call.shape;
   const int state_count = call.cell.info.states;
   check(static_cast<int>(dfinal.size()) == state_count, "dfinal: expected ", state_count, ", got ", dfinal.size());
@@ -320,8 +479,10 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
         " flags, got ", wanted.size());
   for (size_t i = 0; i < residuals.size(); ++i) {
     check_plain("residuals", residuals[i]);
-    check_sizes("residuals", residuals[i], call.residual_sizes(static_cast<int>(i)));
-    check(residuals[i].scalar_type() == common.compute_options().dtype().toScalarType() && residuals[i].is_contiguous(),
+    const int index = static_cast<int>(i);
+    check_sizes("residuals", residuals[i], call.residual_sizes(index));
+    check(residuals[i].dtype() == call.residual_options(index).dtype() && residuals[i].is_contiguous() &&
+              residuals[i].device() == common.device(),
           "residuals: expected the tensors that forward returned, got a ", residuals[i].toString());
   }
   common.check_tensor("y", "output", y);
@@ -342,7 +503,8 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
   Tensors dweights(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     if (!wanted[1 + states.size() + i] || !call.weight(i).defined()) continue;
-    dweights[i] = shape.rows > 0 ? at::empty_like(call.weight(i)) : at::zeros_like(call.weight(i));
+    const at::IntArrayRef sizes = call.weight(i).sizes();
+    dweights[i] = shape.rows > 0 ? at::empty(sizes, options) : at::zeros(sizes, options);
   }
 
   if (shape.rows > 0) {
@@ -367,8 +529,7 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
       own.db_hh = pointer(dw[3]);
       own.dw_hr = pointer(dw[4]);
     }
-    const cpu::Kernels& kernels = call.kernels();
-    run(problem, 2 * call.forward_flops, kernels.backward_scratch, kernels.backward);
+    run(call, problem);
   }
 
   OptionalTensors gradients(wanted.size());

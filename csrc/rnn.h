@@ -3,13 +3,15 @@
 // Shapes (letters as in common/problem.h): x [T, N, I], or [M, I] with batch_sizes, an int64 CPU tensor [T] that never
 // increases and sums to M. states: h [D, N, R], then the cell's further states [D, N, H]. weights: for each direction
 // w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or none, w_hr [P, H] or none. All floating tensors share one dtype
-// (float32, float64, bfloat16 or float16) and one device; any strides. 16-bit types are computed in float32.
+// (float32, float64, bfloat16 or float16) and one device; any strides. 16-bit types are computed in float32; a GPU's
+// kernels read and write them as they are, a CPU's get them converted.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rnnkern {
@@ -29,6 +31,19 @@ std::vector<CellInfo> cells();
 // Instruction sets that this CPU can run, the best first, and the one that the next call will use.
 std::vector<std::string> backends();
 std::string active_backend();
+
+// The CUDA release that this build has kernels of, as major * 1000 + minor * 10; 0 without CUDA.
+int cuda_version();
+
+// GPUs whose facts are recorded, for explain.
+std::vector<std::string> gpus();
+
+// What a forward call would do, as terms and their values in the order in which to read them. batch_sizes has the rows
+// of each time step. device is "cpu", "cuda" for the current GPU, or one of gpus(). Throws std::runtime_error on an
+// unknown cell or device, or a strategy forced that cannot run.
+using Explanation = std::vector<std::pair<std::string, std::string>>;
+Explanation explain(const std::string& cell, at::ScalarType dtype, const std::vector<int64_t>& batch_sizes,
+                    int64_t input, int64_t hidden, int64_t projection, int directions, const std::string& device);
 
 // Returns y [T, N, D*R] or [M, D*R], the final states, and when training the residuals that backward wants back:
 // the cell's further states [D, M, H] each, its saved values [D, M, kSaved*H], and h before the projection

@@ -7,6 +7,7 @@ dtype (float32, float64, bfloat16 or float16) and one device; none has to be con
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 class _Cell(TypedDict):
@@ -27,6 +28,29 @@ def active_backend() -> str:
     Raises RuntimeError if RNNKERN_ISA names no backend of this machine.
     """
 
+def cuda_version() -> int:
+    """The CUDA release of this build's kernels as major * 1000 + minor * 10; 0 without CUDA."""
+
+def gpus() -> list[str]:
+    """GPUs whose facts are recorded."""
+
+def explain(
+    cell: str,
+    dtype: torch.dtype,
+    batch_sizes: list[int],
+    input: int,
+    hidden: int,
+    projection: int,
+    directions: int,
+    device: str,
+) -> list[tuple[str, str]]:
+    """What a forward call would do, as terms and values in the order in which to read them.
+
+    batch_sizes has the rows of each time step; device is "cpu", "cuda" or one of gpus().
+
+    Raises RuntimeError for an unknown cell, dtype or device, or a strategy that cannot run.
+    """
+
 def forward(
     cell: str,
     x: Tensor,
@@ -42,7 +66,7 @@ def forward(
     b_ih [G*H], b_hh [G*H] and w_hr [P, H], the last three None where the layer has none.
     y is [T, N, D*R] or [M, D*R].
 
-    Raises RuntimeError or ValueError for sizes, dtypes or devices that do not fit, and for T = 0.
+    Raises RuntimeError for sizes, dtypes or devices that do not fit, and for T = 0.
     """
 
 def backward(

@@ -9,7 +9,7 @@ import torch
 __version__ = "0.1.0"
 
 try:
-    from rnnkern._C import backends
+    from rnnkern import _C
 except ImportError as error:
     raise ImportError(
         f"rnnkern's compiled extension rnnkern._C could not be imported: {error}\n"
@@ -19,8 +19,15 @@ except ImportError as error:
     ) from error
 
 from rnnkern import functional, reference
+from rnnkern._C import backends
 from rnnkern.convert import from_torch, replace_rnn_, to_torch
+from rnnkern.explain import explain, gpus
 from rnnkern.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+# The CUDA release that the kernels were built with, like torch.version.cuda; None without CUDA.
+cuda_version = (
+    f"{_C.cuda_version() // 1000}.{_C.cuda_version() % 1000 // 10}" if _C.cuda_version() else None
+)
 
 __all__ = [
     "GRU",
@@ -30,8 +37,11 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "backends",
+    "cuda_version",
+    "explain",
     "from_torch",
     "functional",
+    "gpus",
     "reference",
     "replace_rnn_",
     "to_torch",

@@ -1,12 +1,16 @@
 """Fixtures of the whole suite: what the extension offers, one seed, two threads, dirty memory.
 
-Cells and instruction sets come from the extension itself, so a new one is tested without an edit.
+Cells and backends come from the extension itself, so a new one is tested without an edit. A backend
+is an instruction set of the CPU, the emulation of the CUDA kernels, or a GPU where there is one;
+--backend NAME runs the whole suite on that one, tests that ask for no backend too.
 """
 
 import ctypes
 
+import problems
 import pytest
 import torch
+from cuda_emulation import build
 
 from rnnkern import _C
 
@@ -17,30 +21,80 @@ DTYPES = {
     "f16": torch.float16,
 }
 MALLOPT_PERTURB = -6
+EMULATION, GPU = "emulation", "cuda"
+BACKENDS = [*_C.backends(), EMULATION]
+if torch.cuda.is_available() and _C.cuda_version() > 0:
+    BACKENDS.append(GPU)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=BACKENDS, help="run everything on this backend")
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        only = metafunc.config.getoption("backend")
+        metafunc.parametrize("backend", [only] if only else BACKENDS, indirect=True)
 
 
 def pytest_configure(config):
-    """What torch.nn, the peer in comparisons, says once about itself."""
+    config.addinivalue_line("markers", "cpu: asks for what only the CPU's kernels have")
+    # What torch.nn, the peer in comparisons, says once about itself.
     text = "ignore:LSTM with projections is not supported with oneDNN:UserWarning"
     config.addinivalue_line("filterwarnings", text)
 
 
 @pytest.fixture(autouse=True)
-def repeatable(monkeypatch):
+def repeatable(request, monkeypatch):
     """The same seed and thread count before every test; whatever a test sets is undone."""
     monkeypatch.delenv("RNNKERN_ISA", raising=False)
+    monkeypatch.delenv("RNNKERN_CUDA_STRATEGY", raising=False)
+    monkeypatch.setattr(problems, "DEVICE", "cpu")
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(2)
+    if only := request.config.getoption("backend"):
+        if request.node.get_closest_marker("cpu") and only not in _C.backends():
+            pytest.skip("a test of the CPU's kernels")
+        switch_to(only, monkeypatch)
     yield
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=_C.backends())
-def isa(request, monkeypatch):
-    """Every instruction set this machine has, forced in turn."""
-    monkeypatch.setenv("RNNKERN_ISA", request.param)
+@pytest.fixture
+def backend(request, monkeypatch, repeatable):
+    """Every backend this machine has, in turn."""
+    switch_to(request.param, monkeypatch)
     return request.param
+
+
+def switch_to(backend, monkeypatch):
+    """Sends every call of a kernel to the backend, whatever calls it."""
+    if backend == EMULATION:
+        emulated = build.load()
+        monkeypatch.setattr(_C, "forward", emulated.forward)
+        monkeypatch.setattr(_C, "backward", emulated.backward)
+    elif backend == GPU:
+        monkeypatch.setattr(problems, "DEVICE", GPU)
+        monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+        for name in ("forward", "backward"):
+            monkeypatch.setattr(_C, name, on_device(getattr(_C, name), GPU))
+    else:
+        monkeypatch.setenv("RNNKERN_ISA", backend)
+
+
+def on_device(function, device):
+    """The function on copies of its tensors on a device, with results copied back to the CPU."""
+
+    def moved(value, device):
+        if isinstance(value, torch.Tensor):
+            return value.to(device)
+        return [moved(v, device) for v in value] if isinstance(value, (list, tuple)) else value
+
+    def call(cell, x, batch_sizes, *rest):
+        return moved(function(cell, moved(x, device), batch_sizes, *moved(rest, device)), "cpu")
+
+    return call
 
 
 @pytest.fixture(params=sorted(_C.cells()))

@@ -20,6 +20,9 @@ SHORT = {
 }
 
 
+# Where torch.nn, the peer, computes: on the device of the backend under test.
+DEVICE = "cpu"
+
 # Kernels run a sequence in chunks of steps. These have several, in float64 and with every cell.
 MANY_CHUNKS = {"T": 110, "N": 20, "I": 16, "H": 128}
 MANY_CHUNKS_LENGTHS = tuple(110 - n * (n + 3) // 4 for n in range(20))
@@ -58,6 +61,7 @@ class Problem:
     P: int = 0
     bias: bool = True
     lengths: tuple[int, ...] | None = None
+    draw: int = 0
 
     def __str__(self) -> str:
         size = f"T{self.T}-N{self.N}-I{self.I}-H{self.H}-D{self.D}"
@@ -69,7 +73,7 @@ class Problem:
     @property
     def layer(self) -> Layer:
         """The tensors, the same at every call, drawn in float64 and rounded to the dtype."""
-        generator = torch.Generator().manual_seed(20)
+        generator = torch.Generator().manual_seed(20 + 1000 * self.draw)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.dtype)
@@ -146,16 +150,21 @@ def exact(problem: Problem) -> list[Tensor]:
         return list(reference.layer(problem.cell, *problem.layer.map(torch.Tensor.double)))
 
 
-@cache
 def peer(problem: Problem) -> list[Tensor]:
+    return _peer(problem, DEVICE)
+
+
+@cache
+def _peer(problem: Problem, device: str) -> list[Tensor]:
     with torch.no_grad():
-        return torch_layer(problem.cell, problem.layer)
+        outputs = torch_layer(problem.cell, problem.layer.map(lambda t: t.to(device)))
+    return [t.cpu() for t in outputs]
 
 
 @cache
 def cotangents(problem: Problem) -> list[Tensor]:
     """dy and the gradients of the final states, in the problem's dtype."""
-    generator = torch.Generator().manual_seed(21)
+    generator = torch.Generator().manual_seed(21 + 1000 * problem.draw)
     return [
         torch.randn(out.shape, generator=generator, dtype=torch.float64).to(problem.dtype)
         for out in exact(problem)
@@ -175,11 +184,16 @@ def exact_gradients(problem: Problem) -> list[Tensor | None]:
     return gradients(outputs, layer.inputs(), [t.double() for t in cotangents(problem)])
 
 
-@cache
 def peer_gradients(problem: Problem) -> list[Tensor | None]:
-    layer = problem.layer.map(torch.Tensor.requires_grad_)
+    return _peer_gradients(problem, DEVICE)
+
+
+@cache
+def _peer_gradients(problem: Problem, device: str) -> list[Tensor | None]:
+    layer = problem.layer.map(lambda t: t.to(device).requires_grad_())
     outputs = torch_layer(problem.cell, layer)
-    return gradients(outputs, layer.inputs(), cotangents(problem))
+    found = gradients(outputs, layer.inputs(), [t.to(device) for t in cotangents(problem)])
+    return [None if t is None else t.cpu() for t in found]
 
 
 def our_gradients(problem: Problem, wanted: list[bool] | None = None) -> list[Tensor | None]:

@@ -13,7 +13,12 @@ from problems import (
     our_gradients,
     peer_gradients,
 )
-from tolerances import assert_all_accurate, assert_equivalent, assert_same_bits
+from tolerances import (
+    assert_all_accurate,
+    assert_equivalent,
+    assert_gradients_accurate,
+    assert_same_bits,
+)
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
@@ -35,12 +40,6 @@ IDS = ["T{}-N{}-I{}-H{}".format(*size) for size in SIZES]
 BIG_IDS = ["T{}-N{}-I{}-H{}".format(*size) for size in BIG]
 
 
-def check(problem):
-    assert_all_accurate(
-        our_gradients(problem), peer_gradients(problem), exact_gradients(problem), problem.names
-    )
-
-
 def flatten(problem):
     """The inputs that are tensors, and a function of them for gradcheck."""
     layer = problem.layer
@@ -58,44 +57,46 @@ def flatten(problem):
     return run, [inputs[i].clone().requires_grad_() for i in present]
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
 @pytest.mark.parametrize("size", SIZES, ids=IDS)
 def test_matches_reference(cell, dtype, size, D):
-    check(Problem(cell, dtype, *size, D=D))
+    assert_gradients_accurate(Problem(cell, dtype, *size, D=D))
 
 
-@pytest.mark.usefixtures("isa", "poisoned", "threads")
+@pytest.mark.usefixtures("backend", "poisoned", "threads")
 @pytest.mark.parametrize("size", BIG, ids=BIG_IDS)
 def test_matches_reference_at_larger_sizes(cell, size):
-    check(Problem(cell, torch.float32, *size, D=2))
+    assert_gradients_accurate(Problem(cell, torch.float32, *size, D=2))
 
 
-@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.usefixtures("backend", "threads")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
 @pytest.mark.parametrize("lengths", [None, MANY_CHUNKS_LENGTHS], ids=["padded", "packed"])
 def test_across_chunks(cell, D, lengths):
     projection = 9 if _C.cells()[cell]["projection"] and lengths else 0
-    check(Problem(cell, torch.float64, **MANY_CHUNKS, D=D, P=projection, lengths=lengths))
+    assert_gradients_accurate(
+        Problem(cell, torch.float64, **MANY_CHUNKS, D=D, P=projection, lengths=lengths)
+    )
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("N", [1, 3, 33])
 def test_without_biases(cell, dtype, N):
-    check(Problem(cell, dtype, N=N, H=17, D=2, bias=False))
+    assert_gradients_accurate(Problem(cell, dtype, N=N, H=17, D=2, bias=False))
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("P", [1, 3, 16])
 @pytest.mark.parametrize("N", [1, 3, 33])
 def test_projection(dtype, N, P):
     for cell, traits in _C.cells().items():
         if traits["projection"]:
-            check(Problem(cell, dtype, N=N, H=33, P=P, D=2))
-            check(Problem(cell, dtype, T=1, N=N, H=17, P=P))
+            assert_gradients_accurate(Problem(cell, dtype, N=N, H=33, P=P, D=2))
+            assert_gradients_accurate(Problem(cell, dtype, T=1, N=N, H=17, P=P))
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_empty_batch(cell, dtype):
     problem = Problem(cell, dtype, N=0)
     for mine, truth in zip(our_gradients(problem), exact_gradients(problem), strict=True):
@@ -103,7 +104,7 @@ def test_empty_batch(cell, dtype):
         assert mine is None or torch.equal(mine.double(), truth)
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("N", [1, 9])
 def test_only_what_is_wanted(cell, N):
     """Each gradient alone, all but each, and none."""
@@ -117,7 +118,7 @@ def test_only_what_is_wanted(cell, N):
         assert_all_accurate(found, peer_gradients(problem), truth, names)
 
 
-@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.usefixtures("backend", "threads")
 @pytest.mark.parametrize("size", [SIZES[6], BIG[0]], ids=[IDS[6], BIG_IDS[0]])
 def test_two_runs_give_the_same_bits(cell, dtype, size):
     problem = Problem(cell, dtype, *size)
@@ -125,7 +126,7 @@ def test_two_runs_give_the_same_bits(cell, dtype, size):
     assert_same_bits([g for g in once if g is not None], [g for g in twice if g is not None])
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_strided_gradients_of_the_outputs(cell, dtype):
     problem = Problem(cell, dtype, N=5, H=7)
     layer = problem.layer
@@ -140,7 +141,7 @@ def test_strided_gradients_of_the_outputs(cell, dtype):
     assert_same_bits([g for g in once if g is not None], [g for g in twice if g is not None])
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
 @pytest.mark.parametrize("T", [1, 3])
 def test_gradients_share_no_memory(cell, T, D):
@@ -282,7 +283,7 @@ def test_gradcheck(problem):
     assert gradcheck(run, inputs, check_batched_grad=False)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_gradcheck_on_each_instruction_set(cell):
     run, inputs = flatten(Problem(cell, torch.float64, **{**TINY, "N": 5, "H": 9}))
     assert gradcheck(run, inputs, check_batched_grad=False, fast_mode=True)

@@ -179,6 +179,7 @@ def test_backward_checks_what_forward_checks(name):
         _C.backward("lstm", *layer, *arguments.values())
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("value", ["pentium", "AVX-512", "scalar,avx2"])
 def test_unknown_instruction_set(value, monkeypatch):
     monkeypatch.setenv("RNNKERN_ISA", value)
@@ -186,6 +187,7 @@ def test_unknown_instruction_set(value, monkeypatch):
         assert_says(call, "RNNKERN_ISA", re.escape(value), *_C.backends())
 
 
+@pytest.mark.cpu
 def test_instruction_set_of_another_machine(monkeypatch):
     """Names that exist, but not here: an x86 has no neon, an Arm no avx2."""
     absent = {"neon", "avx2", "avx512"} - set(_C.backends())
@@ -197,7 +199,7 @@ def test_instruction_set_of_another_machine(monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
 @pytest.mark.parametrize("where", ["x", "h0", "w_ih", "w_hh", "b_ih"])
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_what_is_not_finite_shows_where_torch_shows_it(cell, where, value):
     """In the outputs: NaN and infinity at the same places, the same numbers elsewhere."""
     layer = Problem(cell, N=3, H=19).layer
@@ -208,7 +210,7 @@ def test_what_is_not_finite_shows_where_torch_shows_it(cell, where, value):
         torch.testing.assert_close(mine, other, equal_nan=True)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_nan_stays_in_its_row(cell):
     """A NaN in one row of the batch changes no bit of the others, forward or backward."""
     problem = Problem(cell, N=9, H=19)

@@ -21,7 +21,7 @@ def results(problem):
     return [*ours(problem), *(g for g in our_gradients(problem) if g is not None)]
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_many_python_threads_at_once(cell):
     """Each with its own layer, each getting the bits it gets alone."""
     problems = [Problem(cell, torch.float32, *size, D=D) for size in SHAPES for D in (1, 2)] * 4
@@ -74,7 +74,7 @@ def test_other_python_threads_run_meanwhile():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", SHAPES, ids=str)
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_any_number_of_threads(cell, size, count):
     """More threads than cores, rows or units as well; the result is right and repeatable."""
     problem = Problem(cell, torch.float32, *size, D=2)
@@ -85,7 +85,7 @@ def test_any_number_of_threads(cell, size, count):
     assert_same_bits(ours(problem), found)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_number_of_threads_changes_before_backward(cell):
     problem = Problem(cell, torch.float64, N=9, H=33)
     layer = problem.layer.map(torch.Tensor.requires_grad_)
@@ -148,6 +148,7 @@ class Encoded(Dataset):
             return self.module(torch.full((3, 4), float(index)))[0]
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_inside_a_data_loader_worker(start):
     if start not in torch.multiprocessing.get_all_start_methods():

@@ -45,32 +45,32 @@ def check(problem):
     assert_all_accurate(ours(problem), peer(problem), exact(problem), problem.output_names)
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("size", SIZES, ids=IDS)
 def test_matches_reference(cell, dtype, size, D):
     check(Problem(cell, dtype, *size, D=D))
 
 
-@pytest.mark.usefixtures("isa", "poisoned", "threads")
+@pytest.mark.usefixtures("backend", "poisoned", "threads")
 @pytest.mark.parametrize("size", BIG, ids=BIG_IDS)
 def test_matches_reference_at_larger_sizes(cell, size):
     check(Problem(cell, torch.float32, *size))
     check(Problem(cell, torch.float32, *size, D=2))
 
 
-@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.usefixtures("backend", "threads")
 @pytest.mark.parametrize("lengths", [None, MANY_CHUNKS_LENGTHS], ids=["padded", "packed"])
 def test_across_chunks(cell, D, lengths):
     check(Problem(cell, torch.float64, **MANY_CHUNKS, D=D, lengths=lengths))
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("N", [1, 3, 33])
 def test_without_biases(cell, dtype, N):
     check(Problem(cell, dtype, N=N, H=17, D=2, bias=False))
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("missing", ["b_ih", "b_hh"])
 def test_with_one_of_two_biases(cell, missing):
     problem = Problem(cell, torch.float64, H=9)
@@ -82,7 +82,7 @@ def test_with_one_of_two_biases(cell, missing):
     assert_equivalent(_C.forward(cell, *layer, False), _C.forward(cell, *zeroed, False))
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize(("N", "P"), [(1, 3), (1, 32), (3, 1), (5, 16), (33, 7)])
 @pytest.mark.parametrize(
     "projecting", [c for c, traits in _C.cells().items() if traits["projection"]]
@@ -99,7 +99,7 @@ def test_projection_of_a_cell_that_has_none():
                 ours(Problem(cell, P=3))
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("T", [1, 3])
 def test_empty_batch(cell, dtype, T, D):
     problem = Problem(cell, dtype, T=T, N=0, D=D)
@@ -108,7 +108,7 @@ def test_empty_batch(cell, dtype, T, D):
         assert mine.dtype == dtype
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("size", SIZES[:8], ids=IDS[:8])
 def test_training_and_inference_give_the_same_bits(cell, dtype, size):
     for D in (1, 2):
@@ -116,7 +116,7 @@ def test_training_and_inference_give_the_same_bits(cell, dtype, size):
         assert_same_bits(ours(problem, training=True), ours(problem, training=False))
 
 
-@pytest.mark.usefixtures("isa", "threads")
+@pytest.mark.usefixtures("backend", "threads")
 @pytest.mark.parametrize("size", [SIZES[8], BIG[0]], ids=[IDS[8], BIG_IDS[0]])
 def test_two_runs_give_the_same_bits(cell, dtype, size):
     problem = Problem(cell, dtype, *size, D=2)
@@ -125,7 +125,7 @@ def test_two_runs_give_the_same_bits(cell, dtype, size):
         assert_same_bits(ours(problem), expected)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("size", [(3, 4, 5, 6), (2, 1, 3, 40), (4, 9, 33, 17)])
 def test_strided_arguments(cell, dtype, size):
     """Every argument as a view with gaps, and as a transposed view."""
@@ -137,7 +137,7 @@ def test_strided_arguments(cell, dtype, size):
     assert_same_bits(_C.forward(cell, *turned, False), expected)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_broadcast_arguments(cell):
     """Views with stride 0, as expand makes them."""
     layer = Problem(cell, N=3).layer
@@ -149,7 +149,7 @@ def test_broadcast_arguments(cell):
     assert_same_bits(_C.forward(cell, *layer, False), _C.forward(cell, *copied, False))
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("T", [1, 3])
 def test_arguments_are_left_alone_and_results_share_no_memory(cell, T, D, training):
@@ -172,7 +172,7 @@ def test_results_are_contiguous_and_counted(cell, dtype):
     assert all(t.is_contiguous() for t in results)
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-6, 1e-3, 30.0, 1e30])
 @pytest.mark.parametrize("precise", [torch.float32, torch.float64], ids=["f32", "f64"])
 def test_small_and_large_numbers(cell, precise, magnitude):
@@ -186,6 +186,7 @@ def test_small_and_large_numbers(cell, precise, magnitude):
         assert_accurate(a, b, c, scale=min(1.0, magnitude))
 
 
+@pytest.mark.cpu
 def test_instruction_set_is_the_best_or_the_one_asked_for(monkeypatch):
     assert _C.active_backend() == _C.backends()[0]
     for name in reversed(_C.backends()):

@@ -5,8 +5,13 @@ import itertools
 
 import pytest
 import torch
-from problems import Problem, exact, exact_gradients, our_gradients, ours, peer, peer_gradients
-from tolerances import assert_all_accurate, assert_equivalent, assert_same_bits
+from problems import Problem, exact, ours, peer
+from tolerances import (
+    assert_all_accurate,
+    assert_equivalent,
+    assert_gradients_accurate,
+    assert_same_bits,
+)
 from torch import nn
 from torch.nn.utils.rnn import (
     PackedSequence,
@@ -44,7 +49,7 @@ def lengths(request):
     return request.param
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
 def test_layer(cell, dtype, lengths, D):
     problem = Problem(cell, dtype, H=17, D=D, lengths=lengths)
@@ -52,26 +57,22 @@ def test_layer(cell, dtype, lengths, D):
     assert_same_bits(ours(problem, training=True), ours(problem))
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
 def test_layer_gradients(cell, dtype, lengths, D):
     problem = Problem(cell, dtype, H=17, D=D, lengths=lengths)
-    assert_all_accurate(
-        our_gradients(problem), peer_gradients(problem), exact_gradients(problem), problem.names
-    )
+    assert_gradients_accurate(problem)
 
 
-@pytest.mark.usefixtures("isa", "poisoned", "threads")
+@pytest.mark.usefixtures("backend", "poisoned", "threads")
 def test_wide_layer_with_few_rows_left(cell):
     """The number of rows falls below what was worth splitting over threads by rows."""
     problem = Problem(cell, H=130, I=20, D=2, lengths=(9, 9, 5, *(2,) * 20, 1))
     assert_all_accurate(ours(problem), peer(problem), exact(problem), problem.output_names)
-    assert_all_accurate(
-        our_gradients(problem), peer_gradients(problem), exact_gradients(problem), problem.names
-    )
+    assert_gradients_accurate(problem)
 
 
-@pytest.mark.usefixtures("isa", "poisoned")
+@pytest.mark.usefixtures("backend", "poisoned")
 def test_projected(lengths):
     for cell, traits in _C.cells().items():
         if traits["projection"]:
@@ -79,7 +80,7 @@ def test_projected(lengths):
             assert_all_accurate(ours(problem), peer(problem), exact(problem), problem.output_names)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("backend")
 def test_equal_lengths_are_a_padded_batch(cell):
     problem = Problem(cell, H=17, D=2, lengths=(5, 5, 5))
     packed = problem.layer

@@ -10,38 +10,51 @@ compared: some units in the last place of the largest number in the sum.
 - float64: 32 eps. The arbiter rounds as we do, at each of the tens of products in a sum, so torch's
   error against it is no measure.
 - 16-bit types: 1 eps. They compute in float32 and round once at the end, which costs eps / 2.
+
+The derivative of relu jumps at 0. A state rounded to 16 bits lands on the other side of it now and
+then, in torch.nn as in our kernels for GPUs, and a unit's gradient is then wrong altogether; so for
+these gradients the rule is applied to the median of several draws. (In 30 draws of T=3 N=33 H=32 in
+bfloat16 the error was 0.3 to 0.6 of torch's in the median, and more than twice torch's in 4.)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
 
 import torch
+from problems import Problem, exact_gradients, our_gradients, peer_gradients
 from torch import Tensor
 
 RATIO = 2.0
 FLOOR = {torch.float32: 4.0, torch.float64: 32.0, torch.bfloat16: 1.0, torch.float16: 1.0}
 
 
+DRAWS = 5
+
+
 def largest(values: Tensor) -> float:
     return values.abs().max().item() if values.numel() else 0.0
+
+
+def allowance(peer: Tensor, exact: Tensor, scale: float = 1.0) -> float:
+    """The error that the rule allows.
+
+    `scale` is the size of the numbers that were added up to make the result; the largest exact
+    result is taken where that is larger.
+    """
+    floor = FLOOR[peer.dtype] * torch.finfo(peer.dtype).eps * max(scale, largest(exact))
+    return max(RATIO * largest(peer.double() - exact), floor)
 
 
 def assert_accurate(
     ours: Tensor, peer: Tensor, exact: Tensor, what: str = "result", scale: float = 1.0
 ) -> None:
-    """Apply the rule to one tensor.
-
-    `scale` is the size of the numbers that were added up to make the result; the largest exact
-    result is taken where that is larger.
-    """
+    """Apply the rule to one tensor."""
     assert ours.dtype == peer.dtype, f"{what}: dtype {ours.dtype}, expected {peer.dtype}"
     assert ours.shape == exact.shape, f"{what}: shape {ours.shape}, expected {exact.shape}"
     assert torch.isfinite(ours).all(), f"{what}: not finite"
-    error = largest(ours.double() - exact)
-    peer_error = largest(peer.double() - exact)
-    floor = FLOOR[ours.dtype] * torch.finfo(ours.dtype).eps * max(scale, largest(exact))
-    assert error <= max(RATIO * peer_error, floor), (
-        f"{what}: error {error:.3e}, torch's {peer_error:.3e}, floor {floor:.3e}"
-    )
+    error, allowed = largest(ours.double() - exact), allowance(peer, exact, scale)
+    assert error <= allowed, f"{what}: error {error:.3e}, allowed {allowed:.3e}"
 
 
 def assert_all_accurate(
@@ -58,6 +71,24 @@ def assert_all_accurate(
             assert mine is not None, f"{name}: missing"
             assert other is not None
             assert_accurate(mine, other, truth, name)
+
+
+def assert_gradients_accurate(problem: Problem) -> None:
+    """Apply the rule to the gradients of a problem."""
+    if problem.cell != "rnn_relu" or problem.dtype.itemsize > 2:
+        found = our_gradients(problem), peer_gradients(problem), exact_gradients(problem)
+        assert_all_accurate(*found, problem.names)
+        return
+    excesses: dict[str, list[float]] = {}
+    for draw in range(DRAWS):
+        drawn = replace(problem, draw=draw)
+        found = our_gradients(drawn), peer_gradients(drawn), exact_gradients(drawn)
+        for name, mine, other, truth in zip(problem.names, *found, strict=True):
+            if truth is not None:
+                error = largest(mine.double() - truth) / allowance(other, truth)
+                excesses.setdefault(name, []).append(error)
+    for name, values in excesses.items():
+        assert median(values) <= 1, f"{name}: {values} of what is allowed"
 
 
 def assert_same_bits(ours: Sequence[Tensor], others: Sequence[Tensor]) -> None:

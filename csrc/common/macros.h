@@ -29,8 +29,11 @@
 #define RNNKERN_TARGET_END RNNKERN_PRAGMA(GCC pop_options)
 #endif
 
-// Loops over the rows and columns of a register tile must unroll, or the tile would live in memory.
-#if defined(__GNUC__)
+// Loops over the rows and columns of a register tile must unroll, or the tile would live in memory. The two compilers of
+// a CUDA file's host half take no pragma in common.
+#if defined(__CUDA_ARCH__)
+#define RNNKERN_UNROLL RNNKERN_PRAGMA(unroll)
+#elif defined(__GNUC__) && !defined(__CUDACC__)
 #define RNNKERN_UNROLL RNNKERN_PRAGMA(GCC unroll 16)
 #else
 #define RNNKERN_UNROLL

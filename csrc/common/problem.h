@@ -2,7 +2,8 @@
 //
 // Letters: T steps, N batch, M rows of the sequence (T * N, or the sum of batch_sizes), I input size, H hidden size,
 // P projection size, R = P or H the width of what is output and fed back, G gates, D directions. All arrays are
-// row-major and dense, of the problem's floating type (float or double), and none of them overlap.
+// row-major and dense, and none of them overlap. They have the problem's storage type, but what is marked "compute" has
+// the type in which it computes: double for double, float for the others. On a CPU the two are one.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,17 @@
 namespace rnnkern {
 
 inline constexpr int kMaxStates = 4;
+
+enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
+
+inline constexpr int kDTypes = 4;
+
+constexpr DType compute_type(DType storage) { return storage == DType::kDouble ? DType::kDouble : DType::kFloat; }
+
+constexpr int64_t element_bytes(DType type) {
+  if (type == DType::kDouble) return 8;
+  return type == DType::kFloat ? 4 : 2;
+}
 
 struct Shape {
   int64_t steps, batch, rows, input, hidden;
@@ -34,8 +46,8 @@ struct ForwardDirection {
 
   // outputs
   void* final[kMaxStates];   // like initial
-  void* states[kMaxStates];  // 1.. only: [M, H] the state after each row, or nullptr when backward is not wanted
-  void* saved;               // [M, kSaved*H], or nullptr likewise
+  void* states[kMaxStates];  // 1.. only: compute [M, H] the state after each row, or nullptr without backward
+  void* saved;               // compute [M, kSaved*H], or nullptr likewise
   void* unprojected;         // [M, H] h before the projection, or nullptr likewise or when P is 0
 };
 
@@ -56,11 +68,12 @@ struct BackwardDirection {
   const void* saved;
   const void* unprojected;
 
-  // in and out: gradients of the final states on entry, of the initial states on return (of h only if dh_wanted)
+  // in and out, compute: gradients of the final states on entry, of the initial states on return (of h only if
+  // dh_wanted)
   void* dstate[kMaxStates];
   bool dh_wanted;
 
-  // outputs; nullptr where not wanted
+  // outputs, compute; nullptr where not wanted
   void* dx;  // [M, I] this direction's share; wanted in all directions or in none
   void *dw_ih, *dw_hh, *dw_hr;
   void *db_ih, *db_hh;

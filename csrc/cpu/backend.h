@@ -10,12 +10,21 @@
 
 namespace rnnkern::cpu {
 
+// How a forward call would divide its work.
+struct Plan {
+  int teams, team_size;  // directions that run side by side, and threads of each
+  bool by_batch;         // in the first chunk each thread has rows of the batch; else it has hidden units
+  bool packed;           // w_hh is packed into panels first
+  int64_t chunk_rows;    // rows of the sequence whose input projection is computed ahead
+};
+
 struct Kernels {
   // Bytes of scratch that the calls below need with up to `threads` threads; the caller owns it, aligned to 64.
   size_t (*forward_scratch)(const ForwardProblem&, int threads);
   void (*forward)(const ForwardProblem&, int threads, void* scratch);
   size_t (*backward_scratch)(const BackwardProblem&, int threads);
   void (*backward)(const BackwardProblem&, int threads, void* scratch);
+  Plan (*forward_plan)(const ForwardProblem&, int threads);
 };
 
 struct Backend {

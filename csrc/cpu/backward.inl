@@ -224,7 +224,7 @@ class BackwardPass {
 
   // dW and db of the chunk's steps; the first chunk sets them, the others add. Each member owns rows of the weights.
   void weight_gradients(const Chunk& chunk, bool first) {
-    const int64_t count = chunk.rows.end - chunk.rows.begin;
+    const int64_t count = chunk.rows.size();
     bias_gradient(dx_gates_, count, first, own_.db_ih);
     bias_gradient(dr_gates_, count, first, own_.db_hh);
     if (own_.dw_ih != nullptr) {
@@ -288,7 +288,7 @@ class BackwardPass {
   // right_ [block][k][width]: rows row(step, n) of the chunk, in the order of the sequence.
   template <class Row>
   void pack_right(const Chunk& chunk, int64_t columns, const Row& row) {
-    const int64_t count = chunk.rows.end - chunk.rows.begin;
+    const int64_t count = chunk.rows.size();
     const Range mine = share(ceil_div(columns, kWidth), team_.rank, team_.size);
     for (int64_t step = chunk.steps.begin; step < chunk.steps.end; ++step) {
       const int64_t first = schedule_.offset(step) - chunk.rows.begin;
@@ -322,7 +322,7 @@ class BackwardPass {
 
   void input_gradient(const Chunk& chunk) {
     alignas(64) T tile[kRows * kWidth];
-    const Range rows = share(chunk.rows.end - chunk.rows.begin, team_.rank, team_.size);
+    const Range rows = share(chunk.rows.size(), team_.rank, team_.size);
     const LeftMatrix<T> gates{dx_gates_, gate_rows_, 1};
     for (int64_t b = 0; b < w_ih_.blocks(); ++b) {
       for_tiles(rows, kRows, [&](int64_t first, int64_t tile_rows) {

@@ -32,6 +32,12 @@ class ForwardPass {
   // Of the whole scratch; known also when it was laid out at nullptr.
   size_t scratch_bytes() const { return scratch_bytes_; }
 
+  Plan plan() const {
+    const Chunk first = schedule_.chunk_from(0, chunk_rows_);
+    const bool by_batch = Division::choose(schedule_, first, team_).by_batch;
+    return {shape_.directions, team_.size, by_batch, w_hh_.packed(), chunk_rows_};
+  }
+
   void run() {
     pack();
     team_.sync();
@@ -87,7 +93,7 @@ class ForwardPass {
 
   // x_gates_ [block][row of the chunk][width] = W_ih x + b_ih.
   void project_input(const Chunk& chunk, const Division& division) {
-    const int64_t count = chunk.rows.end - chunk.rows.begin;
+    const int64_t count = chunk.rows.size();
     const Range rows = division.by_batch ? share(count, team_.rank, team_.size) : Range{0, count};
     const Range blocks = division.blocks(w_hh_.blocks(), team_);
     const LeftMatrix<T> x{x_ + chunk.rows.begin * shape_.input, shape_.input, 1};

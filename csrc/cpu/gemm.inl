@@ -11,19 +11,7 @@ inline constexpr int64_t kPlainWidth = kPlainColumns * Vec<T>::kLanes;
 template <int kColumns>
 inline constexpr int kTileRows = kAccumulators / kColumns < 8 ? kAccumulators / kColumns : 8;
 
-inline constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Half-open range of indices.
-struct Range {
-  int64_t begin, end;
-};
-
 inline Range share(int64_t count, int rank, int size) { return {count * rank / size, count * (rank + 1) / size}; }
-
-inline Range intersect(Range a, Range b) {
-  const int64_t begin = std::max(a.begin, b.begin);
-  return {begin, std::max(begin, std::min(a.end, b.end))};
-}
 
 // The left-hand matrix: element (row, k) at data[row * row_stride + k * k_stride].
 template <class T>
@@ -178,6 +166,7 @@ class TransposedMatrix {
         packed_(worth_packing(rows, products)) {}
 
   int64_t blocks() const { return ceil_div(units_, block_units_); }
+  bool packed() const { return packed_; }
   int64_t panels_size() const { return packed_ ? blocks() * depth_ * kWidth : 0; }
   void set_panels(T* panels) { panels_ = panels; }
 

@@ -33,9 +33,18 @@ void run(const Problem& problem, int threads, void* scratch) {
 }
 
 template <class Cell, class T>
+Plan forward_plan(const ForwardProblem& problem, int threads) {
+  const TeamSplit split(problem.shape.directions, threads);
+  Plan plan = ForwardPass<Cell, T>(problem, 0, {0, split.team_size, nullptr}, nullptr).plan();
+  plan.teams = split.teams;
+  return plan;
+}
+
+template <class Cell, class T>
 constexpr Kernels kernels_of() {
   return {scratch_bytes<ForwardPass, Cell, T, ForwardProblem>, run<ForwardPass, Cell, T, ForwardProblem>,
-          scratch_bytes<BackwardPass, Cell, T, BackwardProblem>, run<BackwardPass, Cell, T, BackwardProblem>};
+          scratch_bytes<BackwardPass, Cell, T, BackwardProblem>, run<BackwardPass, Cell, T, BackwardProblem>,
+          forward_plan<Cell, T>};
 }
 
 template <class... Cells>

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "common/macros.h"
-#include "common/problem.h"
+#include "common/schedule.h"
 #include "cpu/parallel.h"
 
 #if RNNKERN_X86

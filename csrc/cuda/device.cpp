@@ -1,0 +1,93 @@
+#include "cuda/device.h"
+
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include <array>
+#include <map>
+#include <mutex>
+
+#include "cuda/backend.h"
+
+namespace rnnkern::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+Gpu describe(int device) {
+  const cudaDeviceProp& properties = *at::cuda::getDeviceProperties(device);
+  Gpu gpu;
+  gpu.name = properties.name;
+  gpu.capability = properties.major * 10 + properties.minor;
+  gpu.multiprocessors = properties.multiProcessorCount;
+  gpu.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  gpu.l2_bytes = properties.l2CacheSize;
+  gpu.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  const bool clusters = attribute(cudaDevAttrClusterLaunch, device) != 0;
+  gpu.cluster_blocks = clusters ? largest_cluster(gpu.capability) : 0;
+  return gpu;
+}
+
+// A second stream beside the current one, from its construction to its destruction.
+class Fork {
+ public:
+  Fork() : first_(at::cuda::getCurrentCUDAStream()), second_(at::cuda::getStreamFromPool()) {
+    at::cuda::CUDAEvent event;
+    event.record(first_);
+    event.block(second_);
+  }
+  ~Fork() {
+    try {
+      at::cuda::CUDAEvent event;
+      event.record(second_);
+      event.block(first_);
+    } catch (const std::exception&) {  // the device is lost, and whoever asks it next is told so
+    }
+  }
+  Fork(const Fork&) = delete;
+  Fork& operator=(const Fork&) = delete;
+
+  at::cuda::CUDAStream stream(int direction) const { return direction == 0 ? first_ : second_; }
+
+ private:
+  at::cuda::CUDAStream first_, second_;
+};
+
+}  // namespace
+
+int build_version() { return CUDART_VERSION; }
+
+bool serves(std::string_view device_type) { return device_type == "cuda"; }
+
+const Gpu& current_gpu() {
+  static std::mutex mutex;
+  static std::map<int, Gpu> known;
+  const int device = at::cuda::current_device();
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(device);
+  return found != known.end() ? found->second : known.emplace(device, describe(device)).first->second;
+}
+
+cudaStream_t current_stream() { return at::cuda::getCurrentCUDAStream(); }
+
+void run_directions(int directions, const std::function<bool(int)>& advance) {
+  if (directions == 1) {
+    while (advance(0)) {
+    }
+    return;
+  }
+  const Fork fork;
+  for (bool going[2] = {true, true}; going[0] || going[1];) {
+    for (int d = 0; d < 2; ++d) {
+      const c10::cuda::CUDAStreamGuard guard(fork.stream(d));
+      if (going[d]) going[d] = advance(d);
+    }
+  }
+}
+
+}  // namespace rnnkern::cuda

@@ -1,0 +1,19 @@
+// What a plan has to know of a GPU.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace rnnkern::cuda {
+
+struct Gpu {
+  std::string name;
+  int capability;        // compute capability, major * 10 + minor
+  int multiprocessors;   // SMs
+  int64_t shared_bytes;  // shared memory that one block may have
+  int64_t l2_bytes;      // of the second-level cache
+  int64_t memory_bytes;  // of device memory
+  int cluster_blocks;    // blocks in the largest thread block cluster; 0 where there are none
+};
+
+}  // namespace rnnkern::cuda

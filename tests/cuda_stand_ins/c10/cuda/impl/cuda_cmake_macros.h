@@ -1,0 +1,2 @@
+// A PyTorch without CUDA lacks this generated header.
+#pragma once

@@ -1,0 +1,144 @@
+"""Claim: what a call would do can be asked for, of recorded GPUs without having one."""
+
+import re
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+import rnnkern
+from rnnkern import _C
+
+
+def plan(gpu, cell="lstm", dtype=torch.bfloat16, T=100, N=16, H=512, P=0, D=1):
+    return dict(_C.explain(cell, dtype, [N] * T, H, H, P, D, gpu))
+
+
+def explained(capsys, *arguments, **options):
+    assert rnnkern.explain(*arguments, **options) is None
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpu", rnnkern.gpus())
+def test_every_recorded_gpu_runs_every_cell(gpu, cell):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for H in (1, 256, 4096):
+            found = plan(gpu, cell, dtype, H=H)
+            assert found["device"] == gpu
+            assert found["strategy"] == "stepwise"
+
+
+def test_the_gpus_that_are_recorded():
+    assert {"T4", "A100", "RTX 4090", "H100", "H200", "B200"} <= set(rnnkern.gpus())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "strategy", "reason"),
+    [
+        ("T4", "cluster", "compute capability 9.0.*has 7.5"),
+        ("A100", "cluster", "compute capability 9.0.*has 8.0"),
+        ("RTX 4090", "cluster", "compute capability 9.0.*has 8.9"),
+        ("T4", "persistent", "compute capability 8.0.*has 7.5"),
+        ("A100", "persistent", "no kernels in this version"),
+        ("B200", "cluster", "no kernels in this version"),
+    ],
+)
+def test_why_a_strategy_was_refused(gpu, strategy, reason):
+    assert re.search(reason, plan(gpu)[strategy] if "T4" in gpu else plan(gpu, H=256)[strategy])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "strategy", "fits", "too_large"),
+    [
+        ("H200", "cluster", 600, 640),  # 16 blocks of 227 KiB, 85 in 100 of it for weights
+        ("H200", "persistent", 1780, 1840),  # 132 multiprocessors
+        ("A100", "persistent", 1350, 1400),  # 108 of 163 KiB
+        ("B200", "persistent", 1880, 1950),
+    ],
+)
+def test_a_strategy_is_refused_where_the_weights_do_not_fit(gpu, strategy, fits, too_large):
+    assert "MiB" not in plan(gpu, H=fits)[strategy]
+    assert re.search(r"take [\d.]+ MiB.* room for [\d.]+ MiB", plan(gpu, H=too_large)[strategy])
+
+
+def test_the_size_of_weights_counts_gates_dtype_and_projection():
+    assert "MiB" in plan("H200", H=640)["cluster"]
+    assert "MiB" not in plan("H200", cell="gru", H=640)["cluster"]
+    assert "MiB" not in plan("H200", H=640, P=64)["cluster"]
+    assert "MiB" in plan("H200", dtype=torch.float32, H=480)["cluster"]
+
+
+def test_chunks_grow_with_memory_and_never_pass_the_sequence():
+    rows = [int(plan(gpu, T=10**6)["input projection"].split()[0]) for gpu in ("T4", "H200")]
+    assert 1 < rows[0] < rows[1]
+    assert plan("H200", T=2, N=3)["input projection"].startswith("6 rows")
+
+
+def test_a_strategy_can_be_forced(monkeypatch):
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "stepwise")
+    assert plan("H200")["strategy"] == "stepwise"
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "cluster")
+    with pytest.raises(
+        RuntimeError, match=r"RNNKERN_CUDA_STRATEGY: cluster cannot run this: .*9\.0"
+    ):
+        plan("A100")
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fast")
+    text = "RNNKERN_CUDA_STRATEGY: expected one of cluster, persistent, stepwise, got 'fast'"
+    with pytest.raises(RuntimeError, match=text):
+        plan("A100")
+
+
+def test_a_forced_strategy_is_obeyed_or_refused_when_run(monkeypatch):
+    from cuda_emulation import build
+
+    x, h, w = torch.zeros(1, 1, 2), torch.zeros(1, 1, 3), torch.zeros(3, 3)
+    call = ("rnn_tanh", x, None, [h], [w[:, :2], w, None, None, None], False)
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "stepwise")
+    assert len(build.load().forward(*call)) == 2
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fastest")
+    with pytest.raises(RuntimeError, match="RNNKERN_CUDA_STRATEGY"):
+        build.load().forward(*call)
+
+
+def test_explain_prints_every_layer(capsys):
+    module = rnnkern.LSTM(8, 16, num_layers=3, bidirectional=True, proj_size=5)
+    text = explained(capsys, module, torch.zeros(4, 2, 8))
+    assert text.count("layer ") == 3
+    assert text.count(f"instruction set: {rnnkern.backends()[0]}") == 3
+    assert explained(capsys, module, torch.zeros(4, 8)).count("device: cpu") == 3
+    text = explained(capsys, module, torch.zeros(4, 2, 8), device="T4")
+    assert text.count("strategy: stepwise") == 3
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_explain_takes_cells(name, capsys):
+    cell = getattr(rnnkern, name)(4, 8)
+    assert explained(capsys, cell, torch.zeros(3, 4)).startswith(f"{name}\n  device: cpu")
+    assert "strategy" in explained(capsys, cell, torch.zeros(4), device="H100")
+
+
+def test_explain_on_the_cpu_says_how_the_work_is_divided(capsys, monkeypatch):
+    monkeypatch.setenv("RNNKERN_ISA", "scalar")
+    module = rnnkern.GRU(64, 64)
+    assert "instruction set: scalar" in explained(capsys, module, torch.zeros(50, 8, 64))
+    assert "rows of the batch" in explained(capsys, module, torch.zeros(50, 64, 64))
+    assert "hidden units" in explained(capsys, module, torch.zeros(50, 2, 64))
+    torch.set_num_threads(1)
+    assert "threads: one thread" in explained(capsys, module, torch.zeros(50, 64, 64))
+
+
+def test_explain_reads_packed_and_batch_first_input(capsys):
+    module = rnnkern.RNN(4, 8, batch_first=True)
+    packed = pack_sequence([torch.zeros(7, 4), torch.zeros(2, 4)])
+    assert "9 rows" in explained(capsys, module, packed, device="A100")
+    assert "30 rows" in explained(capsys, module, torch.zeros(3, 10, 4), device="A100")
+
+
+def test_explain_refuses_what_it_does_not_know():
+    module, x = rnnkern.LSTM(4, 8), torch.zeros(3, 2, 4)
+    with pytest.raises(TypeError, match="module: expected one of rnnkern's, got LSTM"):
+        rnnkern.explain(torch.nn.LSTM(4, 8), x)
+    with pytest.raises(RuntimeError, match=r"device: expected one of cpu, cuda, T4.*, got 'K80'"):
+        rnnkern.explain(module, x, device="K80")
+    with pytest.raises(RuntimeError, match="dtype"):
+        rnnkern.explain(module, x.long())
