@@ -89,22 +89,20 @@ class Common {
  public:
   explicit Common(const at::Tensor& x) : x_(x) {
     check(x.defined(), "input: expected a tensor, got none");
+    on_gpu_ = cuda::serves(c10::DeviceTypeName(x.device().type(), /*lower_case=*/true));
+    check(on_gpu_ || !x.device().is_cuda(), "input: expected device cpu, got ", x.device(),
+          ". This build of rnnkern has no CUDA kernels: install it again with a PyTorch that has CUDA and an nvcc of "
+          "the same major version, in CUDA_HOME or on PATH");
     check_plain("input", x);
     storage_ = to_dtype(x.scalar_type());
-    on_gpu_ = cuda::serves(c10::DeviceTypeName(x.device().type(), /*lower_case=*/true));
     compute_type_ = storage_ == DType::kDouble ? at::kDouble : at::kFloat;
     kernel_type_ = on_gpu_ ? x.scalar_type() : compute_type_;
   }
 
   // Once all tensors are known to be on one device, is it one with kernels?
   void check_device() const {
-    if (on_gpu_ || x_.device().is_cpu()) return;
-    const bool missing = cuda::build_version() == 0;
-    check(false, "input: expected device ", missing ? "cpu" : "cpu or cuda", ", got ", x_.device(),
-          !missing || !x_.device().is_cuda()
-              ? ""
-              : ". This build of rnnkern has no CUDA kernels: install it again with a PyTorch that has CUDA and with "
-                "nvcc of the same major version (CUDA_HOME names its folder)");
+    check(on_gpu_ || x_.device().is_cpu(), "input: expected device ",
+          cuda::build_version() == 0 ? "cpu" : "cpu or cuda", ", got ", x_.device());
   }
 
   void check_tensor(const char* name, const char* kind, const at::Tensor& tensor) const {
@@ -404,7 +402,11 @@ std::vector<std::string> backends() {
 
 std::string active_backend() { return cpu::active_backend().name; }
 
-int cuda_version() { return cuda::build_version(); }
+std::optional<std::string> cuda_version() {
+  const int version = cuda::build_version();
+  if (version == 0) return std::nullopt;
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
 
 std::vector<std::string> gpus() {
   std::vector<std::string> names;

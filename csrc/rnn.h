@@ -32,8 +32,8 @@ std::vector<CellInfo> cells();
 std::vector<std::string> backends();
 std::string active_backend();
 
-// The CUDA release that this build has kernels of, as major * 1000 + minor * 10; 0 without CUDA.
-int cuda_version();
+// The CUDA release that this build's kernels were compiled with, as "13.0"; none without CUDA.
+std::optional<std::string> cuda_version();
 
 // GPUs whose facts are recorded, for explain.
 std::vector<std::string> gpus();

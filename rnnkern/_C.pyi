@@ -28,8 +28,8 @@ def active_backend() -> str:
     Raises RuntimeError if RNNKERN_ISA names no backend of this machine.
     """
 
-def cuda_version() -> int:
-    """The CUDA release of this build's kernels as major * 1000 + minor * 10; 0 without CUDA."""
+def cuda_version() -> str | None:
+    """The CUDA release that the kernels were compiled with, as "13.0"; None without CUDA."""
 
 def gpus() -> list[str]:
     """GPUs whose facts are recorded."""

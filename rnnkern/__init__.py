@@ -24,10 +24,7 @@ from rnnkern.convert import from_torch, replace_rnn_, to_torch
 from rnnkern.explain import explain, gpus
 from rnnkern.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-# The CUDA release that the kernels were built with, like torch.version.cuda; None without CUDA.
-cuda_version = (
-    f"{_C.cuda_version() // 1000}.{_C.cuda_version() % 1000 // 10}" if _C.cuda_version() else None
-)
+cuda_version = _C.cuda_version()  # like torch.version.cuda: None in a build without CUDA
 
 __all__ = [
     "GRU",

@@ -23,7 +23,7 @@ DTYPES = {
 MALLOPT_PERTURB = -6
 EMULATION, GPU = "emulation", "cuda"
 BACKENDS = [*_C.backends(), EMULATION]
-if torch.cuda.is_available() and _C.cuda_version() > 0:
+if torch.cuda.is_available() and _C.cuda_version() is not None:
     BACKENDS.append(GPU)
 
 

@@ -7,6 +7,7 @@ import torch
 from pairs import RNNS, leaves, pair
 from problems import Layer, Problem, batch_sizes_of, cotangents, torch_layer
 from tolerances import assert_accurate, assert_same_bits
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rnnkern
 from rnnkern import _C
@@ -336,3 +337,19 @@ def test_autocast_does_not_make_floats_of_integers(dtype):
 def test_meta_tensors_are_named():
     with pytest.raises(RuntimeError, match="meta"):
         rnnkern.GRU(3, 4, device="meta")(torch.ones(2, 1, 3, device="meta"))
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(_C.cuda_version() is not None, reason="this build has CUDA")
+def test_a_tensor_of_a_gpu_in_a_build_without_cuda():
+    """Such a PyTorch makes only fake ones."""
+    with FakeTensorMode():
+        layer = good().map(lambda t: torch.empty(t.shape, device="cuda"))
+    text = "input: expected device cpu, got cuda:0. This build .* no CUDA.* install it .* nvcc"
+    with pytest.raises(RuntimeError, match=text):
+        _C.forward("lstm", *layer, False)
+
+
+def test_the_package_says_whether_it_has_cuda():
+    version = rnnkern.cuda_version
+    assert version is None or re.fullmatch(r"\d+\.\d+", version)

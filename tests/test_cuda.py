@@ -1,0 +1,267 @@
+"""Claim: on tensors of a GPU the modules do what they do on a CPU, on PyTorch's own terms.
+
+That each kernel is right is what the tests with the backend "cuda" show.
+"""
+
+import copy
+import io
+
+import pytest
+import torch
+from pairs import CELLS, RNNS, leaves, pair, run, states
+from tolerances import assert_all_accurate, assert_same_bits
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import rnnkern
+
+DEVICE = "cuda"
+available = torch.cuda.is_available() and rnnkern.cuda_version is not None
+pytestmark = pytest.mark.skipif(not available, reason="no GPU here, or a build without CUDA")
+
+OPTIONS = [
+    {},
+    {"num_layers": 3},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True},
+    {"bias": False},
+]
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    """torch.nn would multiply in TF32 otherwise, and so would we."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def on_gpu(module):
+    return copy.deepcopy(module).to(DEVICE)
+
+
+def seeded(module, *inputs):
+    torch.manual_seed(3)
+    return run(module, *inputs)
+
+
+def names(results):
+    return [str(index) for index in range(len(results))]
+
+
+def assert_as_torch(name, options, make_input, dtype=torch.float32):
+    """Outputs and gradients, against torch.nn on the GPU in this dtype and in float64."""
+    theirs, ours = pair(name, 6, 33, dtype=dtype, device=DEVICE, **options)
+    x = make_input(dtype)
+    exact = seeded(copy.deepcopy(theirs).double(), x.to(torch.float64))
+    found = seeded(ours, x)
+    assert all(t.is_cuda == (DEVICE == "cuda") for t in found)
+    assert_all_accurate(found, seeded(theirs, x), exact, names(found))
+
+
+@pytest.mark.parametrize("name", RNNS)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
+def test_networks(name, options):
+    assert_as_torch(name, options, lambda dtype: torch.randn(7, 5, 6, dtype=dtype, device=DEVICE))
+
+
+@pytest.mark.parametrize("name", RNNS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes(name, dtype):
+    make = torch.randn(9, 5, 6, device=DEVICE).to
+    assert_as_torch(name, {"bidirectional": True}, make, dtype)
+
+
+def test_projection():
+    options = {"proj_size": 7, "num_layers": 2, "bidirectional": True}
+    assert_as_torch("LSTM", options, torch.randn(7, 5, 6, device=DEVICE).to)
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_packed(name):
+    x = torch.randn(7, 4, 6, device=DEVICE)
+
+    def packed(dtype):
+        return pack_padded_sequence(x.to(dtype), [3, 7, 1, 7], enforce_sorted=False)
+
+    assert_as_torch(name, {"num_layers": 2, "bidirectional": True}, packed)
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_dropout_drops_what_torch_dropout_drops(name):
+    _, ours = pair(name, 6, 8, num_layers=2, dropout=0.5, device=DEVICE)
+    x = torch.randn(7, 5, 6, dtype=torch.float64, device=DEVICE)
+    torch.manual_seed(5)
+    dropped, _ = ours(x)
+    assert torch.equal(dropped, seeded_output(ours, x, 5))
+    assert not torch.equal(dropped, seeded_output(ours, x, 6))
+    ours.eval()
+    assert torch.equal(ours(x)[0], ours(x)[0])
+
+
+def seeded_output(module, x, seed):
+    torch.manual_seed(seed)
+    return module(x)[0]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(name):
+    theirs, ours = pair(name, 6, 33, device=DEVICE)
+    x = torch.randn(5, 6, dtype=torch.float64, device=DEVICE)
+    for mine, other in zip(run(ours, x), run(theirs, x), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_backward_in_eval_mode_and_twice(name):
+    _, ours = pair(name, 3, 4, device=DEVICE)
+    ours.eval()
+    x = torch.randn(3, 2, 3, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    assert gradcheck(lambda x: ours(x)[0], x)
+    assert gradgradcheck(lambda x: ours(x)[0], x)
+
+
+def test_replacing_moving_and_saving_a_model():
+    model = nn.Sequential(nn.Linear(6, 6), nn.LSTM(6, 8, device=DEVICE)).to(DEVICE)
+    x = torch.randn(3, 2, 6, device=DEVICE)
+    before = leaves(model(x))
+    assert rnnkern.replace_rnn_(model) == ["1"]
+    after = leaves(model(x))
+    for mine, other in zip(after, before, strict=True):
+        torch.testing.assert_close(mine, other)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    model.load_state_dict(torch.load(buffer))
+    on_cpu = leaves(model.cpu()(x.cpu()))
+    for mine, other in zip(on_cpu, after, strict=True):
+        torch.testing.assert_close(mine, other.cpu())
+
+
+def test_half_and_autocast():
+    module = rnnkern.GRU(6, 8, device=DEVICE)
+    x = torch.randn(3, 2, 6, device=DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert module(x)[0].dtype == torch.bfloat16
+    assert module.half()(x.half())[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_it_waits_for_the_stream_it_is_on(name):
+    """What made the input on the current stream has run before, what reads the output after."""
+    _, module = pair(name, 64, 64, bidirectional=True, device=DEVICE)
+    x = torch.randn(20, 8, 64, dtype=torch.float64, device=DEVICE)
+    expected = run(module, x)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        late = torch.full_like(x, torch.nan)
+        torch.cuda._sleep(50_000_000)
+        late.copy_(x)
+        found = run(module, late)
+    stream.synchronize()
+    assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_it_does_not_wait_for_the_gpu(name):
+    _, module = pair(name, 6, 8, num_layers=2, bidirectional=True, device=DEVICE)
+    x = torch.randn(5, 3, 6, dtype=torch.float64, device=DEVICE)
+    run(module, x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(module, x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", RNNS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_a_cuda_graph(name, dtype):
+    _, module = pair(name, 16, 32, num_layers=2, bidirectional=True, dtype=dtype, device=DEVICE)
+    x = torch.randn(6, 4, 16, device=DEVICE).to(dtype).requires_grad_()
+    dy = torch.randn(6, 4, 64, device=DEVICE).to(dtype)
+
+    def step():
+        y, _ = module(x)
+        return [y, *torch.autograd.grad(y, [x, *module.parameters()], dy)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+        for result in captured:
+            result.fill_(torch.nan)
+    graph.replay()
+    assert_same_bits(captured, step())
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_the_same_bits_every_time(name):
+    _, module = pair(name, 40, 65, bidirectional=True, dtype=torch.float32, device=DEVICE)
+    x = torch.randn(30, 17, 40, device=DEVICE)
+    first = run(module, x)
+    for _ in range(20):
+        assert_same_bits(run(module, x), first)
+
+
+def test_tf32_is_obeyed():
+    """By torch.nn's switch: with it our error is that of TF32, without that of float32."""
+    theirs, ours = pair("GRU", 64, 128, dtype=torch.float32, device=DEVICE)
+    x = torch.randn(10, 16, 64, device=DEVICE)
+    exact = leaves(copy.deepcopy(theirs).double()(x.double()))
+
+    def error(module):
+        return (leaves(module(x))[0].double() - exact[0]).abs().max().item()
+
+    precise = error(ours)
+    torch.backends.cudnn.allow_tf32 = True
+    assert precise < 2e-6
+    assert error(ours) <= 2 * max(error(theirs), precise)
+
+
+def test_every_tensor_on_the_same_device():
+    module, x = rnnkern.LSTM(6, 8, device=DEVICE), torch.randn(3, 2, 6)
+    with pytest.raises(RuntimeError, match="not at the same device"):
+        module(x)
+    with pytest.raises(RuntimeError, match="not at the same device"):
+        module(x.to(DEVICE), states(rnnkern.LSTM(6, 8), 2))
+
+
+def test_out_of_memory_is_an_error_and_passes():
+    module = rnnkern.RNN(1, 1, device=DEVICE)
+    x = torch.zeros(1, 1, 1, device=DEVICE).expand(1, 2**40, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        module(x)
+    small = torch.randn(3, 2, 1)
+    torch.testing.assert_close(module(small.to(DEVICE))[0].cpu(), module.cpu()(small)[0])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU only")
+def test_on_another_gpu_than_the_current_one():
+    module = rnnkern.LSTM(6, 8, bidirectional=True)
+    x = torch.randn(3, 2, 6)
+    expected = run(module, x)
+    torch.cuda.set_device(0)
+    for mine, other in zip(run(on_gpu(module).to("cuda:1"), x.to("cuda:1")), expected, strict=True):
+        assert mine.device == torch.device("cuda:1")
+        torch.testing.assert_close(mine.cpu(), other)
+
+
+def test_a_forced_strategy(monkeypatch, capsys):
+    module, x = rnnkern.LSTM(6, 8, device=DEVICE), torch.randn(3, 2, 6, device=DEVICE)
+    expected = module(x)[0]
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "stepwise")
+    torch.testing.assert_close(module(x)[0], expected)
+    rnnkern.explain(module, x)
+    assert "strategy: stepwise" in capsys.readouterr().out
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fastest")
+    with pytest.raises(RuntimeError, match="RNNKERN_CUDA_STRATEGY"):
+        module(x)
