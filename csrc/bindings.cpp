@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "explain.h"
 #include "rnn.h"
 
 namespace py = pybind11;
@@ -9,7 +10,7 @@ namespace {
 
 py::dict cells() {
   py::dict result;
-  for (const rnnkern::CellInfo& cell : rnnkern::cells()) {
+  for (const rnnkern::Cell& cell : rnnkern::all_cells()) {
     result[py::str(cell.name)] =
         py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("residuals") = cell.residuals,
                  py::arg("projection") = cell.projection);

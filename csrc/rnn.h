@@ -7,43 +7,13 @@
 // kernels read and write them as they are, a CPU's get them converted.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "layer.h"
+
 namespace rnnkern {
-
-using Tensors = std::vector<at::Tensor>;
-using OptionalTensors = std::vector<std::optional<at::Tensor>>;
-
-struct CellInfo {
-  std::string name;
-  int gates, states, residuals;
-  bool projection;  // takes w_hr
-};
-
-// All cells, in the order of cells/all.h.
-std::vector<CellInfo> cells();
-
-// Instruction sets that this CPU can run, the best first, and the one that the next call will use.
-std::vector<std::string> backends();
-std::string active_backend();
-
-// The CUDA release that this build's kernels were compiled with, as "13.0"; none without CUDA.
-std::optional<std::string> cuda_version();
-
-// GPUs whose facts are recorded, for explain.
-std::vector<std::string> gpus();
-
-// What a forward call would do, as terms and their values in the order in which to read them. batch_sizes has the rows
-// of each time step. device is "cpu", "cuda" for the current GPU, or one of gpus(). Throws std::runtime_error on an
-// unknown cell or device, or a strategy forced that cannot run.
-using Explanation = std::vector<std::pair<std::string, std::string>>;
-Explanation explain(const std::string& cell, at::ScalarType dtype, const std::vector<int64_t>& batch_sizes,
-                    int64_t input, int64_t hidden, int64_t projection, int directions, const std::string& device);
 
 // Returns y [T, N, D*R] or [M, D*R], the final states, and when training the residuals that backward wants back:
 // the cell's further states [D, M, H] each, its saved values [D, M, kSaved*H], and h before the projection

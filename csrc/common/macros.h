@@ -30,11 +30,14 @@
 #endif
 
 // Loops over the rows and columns of a register tile must unroll, or the tile would live in memory. The two compilers of
-// a CUDA file's host half take no pragma in common.
+// a CUDA file's host half take no pragma in common. Loops that wait should stay short.
 #if defined(__CUDA_ARCH__)
 #define RNNKERN_UNROLL RNNKERN_PRAGMA(unroll)
+#define RNNKERN_NO_UNROLL RNNKERN_PRAGMA(unroll 1)
 #elif defined(__GNUC__) && !defined(__CUDACC__)
 #define RNNKERN_UNROLL RNNKERN_PRAGMA(GCC unroll 16)
+#define RNNKERN_NO_UNROLL RNNKERN_PRAGMA(GCC unroll 1)
 #else
 #define RNNKERN_UNROLL
+#define RNNKERN_NO_UNROLL
 #endif

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "common/dtype.h"
+#include "common/macros.h"
 
 namespace rnnkern::cuda {
 
@@ -27,6 +28,8 @@ inline constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
+
+__device__ __forceinline__ size_t global_address(const void* pointer) { return __cvta_generic_to_global(pointer); }
 
 // ---- Conversions
 
@@ -178,18 +181,16 @@ template <int N>
 __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[N], const void* row) {
   const uint32_t address = shared_address(row);
   if constexpr (N == 1) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(address) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(address));
   } else if constexpr (N == 2) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                  : "=r"(fragment[0]), "=r"(fragment[1])
-                 : "r"(address)
-                 : "memory");
+                 : "r"(address));
   } else {
     static_assert(N == 4);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(address)
-                 : "memory");
+                 : "r"(address));
   }
 }
 
@@ -198,21 +199,16 @@ template <int N>
 __device__ __forceinline__ void load_matrices_transposed(uint32_t (&fragment)[N], const void* row) {
   const uint32_t address = shared_address(row);
   if constexpr (N == 1) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
-                 : "=r"(fragment[0])
-                 : "r"(address)
-                 : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(address));
   } else if constexpr (N == 2) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(fragment[0]), "=r"(fragment[1])
-                 : "r"(address)
-                 : "memory");
+                 : "r"(address));
   } else {
     static_assert(N == 4);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(address)
-                 : "memory");
+                 : "r"(address));
   }
 }
 
@@ -227,11 +223,11 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, uns
     __trap();
   } else if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-                 "l"(__cvta_generic_to_global(global)), "r"(valid_bytes)
+                 "l"(global_address(global)), "r"(valid_bytes)
                  : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)),
-                 "l"(__cvta_generic_to_global(global)), "n"(kBytes), "r"(valid_bytes)
+                 "l"(global_address(global)), "n"(kBytes), "r"(valid_bytes)
                  : "memory");
   }
 }
@@ -316,6 +312,15 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(Mbarrier* barrier) {
   }
 }
 
+// The same without releasing writes, which costs much less: enough to say that something has been read. sm_90
+__device__ __forceinline__ void mbarrier_arrive_cluster_relaxed(Mbarrier* barrier) {
+  if constexpr (kCapability >= 90) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+  } else {
+    __trap();
+  }
+}
+
 // Expects that many more bytes in this phase, then arrives. sm_90
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(Mbarrier* barrier, uint32_t bytes) {
   if constexpr (kCapability >= 90) {
@@ -370,6 +375,7 @@ inline constexpr uint32_t kWaitAttempts = 1u << 24;
 // Waits for the end of the phase; false when that never comes. sm_90
 __device__ __forceinline__ bool mbarrier_wait_parity(Mbarrier* barrier, uint32_t parity,
                                                      uint32_t attempts = kWaitAttempts) {
+  RNNKERN_NO_UNROLL
   for (; attempts > 0; --attempts) {
     if (mbarrier_try_wait_parity(barrier, parity)) return true;
   }
@@ -379,6 +385,7 @@ __device__ __forceinline__ bool mbarrier_wait_parity(Mbarrier* barrier, uint32_t
 // The same for what was released to the cluster. sm_90
 __device__ __forceinline__ bool mbarrier_wait_parity_cluster(Mbarrier* barrier, uint32_t parity,
                                                              uint32_t attempts = kWaitAttempts) {
+  RNNKERN_NO_UNROLL
   for (; attempts > 0; --attempts) {
     if (mbarrier_try_wait_parity_cluster(barrier, parity)) return true;
   }
@@ -413,7 +420,7 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
   if constexpr (kCapability >= 90) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(shared)),
-                 "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(shared_address(barrier))
+                 "l"(global_address(global)), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
   } else {
     __trap();
@@ -469,36 +476,39 @@ __device__ __forceinline__ void store_async(uint4* peer, uint4 value, Mbarrier* 
   }
 }
 
-// ---- Memory that blocks share
+// ---- Global memory that blocks share
 
 // A load that what another thread released before its value stands behind.
 __device__ __forceinline__ uint32_t load_acquire_gpu(const uint32_t* address) {
   uint32_t value;
-  asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(global_address(address)) : "memory");
   return value;
 }
 
 // A store that releases what this thread has written or seen.
 __device__ __forceinline__ void store_release_gpu(uint32_t* address, uint32_t value) {
-  asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(global_address(address)), "r"(value) : "memory");
 }
 
 // An addition that releases, without waiting for the sum.
 __device__ __forceinline__ void red_add_release_gpu(uint32_t* address, uint32_t value) {
-  asm volatile("red.release.gpu.add.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(global_address(address)), "r"(value) : "memory");
 }
 
 // An addition that releases and acquires; returns the old value.
 __device__ __forceinline__ uint32_t atomic_add_acq_rel_gpu(uint32_t* address, uint32_t value) {
   uint32_t old;
-  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(value) : "memory");
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(global_address(address)), "r"(value)
+               : "memory");
   return old;
 }
 
 // A load from the memory that all blocks see, without order.
 __device__ __forceinline__ uint32_t load_relaxed_gpu(const uint32_t* address) {
   uint32_t value;
-  asm volatile("ld.relaxed.gpu.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(global_address(address)) : "memory");
   return value;
 }
 
@@ -508,18 +518,18 @@ __device__ __forceinline__ uint4 load_relaxed_gpu(const uint4* address) {
   asm volatile(
       "{\n"
       "  .reg .b128 value;\n"
-      "  ld.relaxed.gpu.b128 value, [%2];\n"
+      "  ld.relaxed.gpu.global.b128 value, [%2];\n"
       "  mov.b128 {%0, %1}, value;\n"
       "}"
       : "=l"(low), "=l"(high)
-      : "l"(address)
+      : "l"(global_address(address))
       : "memory");
   return make_uint4(uint32_t(low), uint32_t(low >> 32), uint32_t(high), uint32_t(high >> 32));
 }
 
 // A store to the memory that all blocks see, without order.
 __device__ __forceinline__ void store_relaxed_gpu(uint32_t* address, uint32_t value) {
-  asm volatile("st.relaxed.gpu.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(global_address(address)), "r"(value) : "memory");
 }
 
 // The same of 16 bytes at once.
@@ -529,8 +539,8 @@ __device__ __forceinline__ void store_relaxed_gpu(uint4* address, uint4 value) {
       "{\n"
       "  .reg .b128 value;\n"
       "  mov.b128 value, {%1, %2};\n"
-      "  st.relaxed.gpu.b128 [%0], value;\n"
-      "}" ::"l"(address),
+      "  st.relaxed.gpu.global.b128 [%0], value;\n"
+      "}" ::"l"(global_address(address)),
       "l"(low), "l"(high)
       : "memory");
 }
@@ -544,7 +554,7 @@ __device__ __forceinline__ void fence_gpu() { asm volatile("fence.acq_rel.gpu;" 
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank = 0;
   if constexpr (kCapability >= 90) {
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   } else {
     __trap();
   }
@@ -555,7 +565,7 @@ __device__ __forceinline__ unsigned cluster_rank() {
 __device__ __forceinline__ unsigned cluster_size() {
   unsigned size = 0;
   if constexpr (kCapability >= 90) {
-    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
   } else {
     __trap();
   }
@@ -566,7 +576,7 @@ __device__ __forceinline__ unsigned cluster_size() {
 __device__ __forceinline__ unsigned cluster_index() {
   unsigned index = 0;
   if constexpr (kCapability >= 90) {
-    asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+    asm("mov.u32 %0, %%clusterid.x;" : "=r"(index));
   } else {
     __trap();
   }
@@ -577,6 +587,15 @@ __device__ __forceinline__ unsigned cluster_index() {
 __device__ __forceinline__ void cluster_arrive() {
   if constexpr (kCapability >= 90) {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  } else {
+    __trap();
+  }
+}
+
+// The same without releasing writes, which costs much less. sm_90
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+  if constexpr (kCapability >= 90) {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
   } else {
     __trap();
   }
@@ -603,7 +622,7 @@ template <class T>
 __device__ __forceinline__ T* map_to_peer(T* shared, unsigned rank) {
   uint64_t peer = 0;
   if constexpr (kCapability >= 90) {
-    asm volatile("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(shared), "r"(rank));
+    asm("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(shared), "r"(rank));
   } else {
     __trap();
   }

@@ -26,8 +26,7 @@ NAME = "rnnkern_emulated"
 
 CUDA_HOST = ("backend", "gemm", "plan", "pointwise", "stepwise")
 SOURCES = [
-    CSRC / "rnn.cpp",
-    CSRC / "bindings.cpp",
+    *sorted(CSRC.glob("*.cpp")),
     *(CSRC / "cuda" / f"{name}.cpp" for name in CUDA_HOST),
     *sorted((CSRC / "cuda" / "instances").glob("*.cu")),
     *(HERE / f"{name}.cpp" for name in ("cublas", "device", "emulation", "runtime")),

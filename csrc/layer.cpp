@@ -1,0 +1,230 @@
+#include "layer.h"
+
+#include "cells/all.h"
+#include "cuda/backend.h"
+
+namespace rnnkern {
+namespace {
+
+constexpr const char* kWeightNames[kWeightsPerDirection] = {"w_ih", "w_hh", "b_ih", "b_hh", "w_hr"};
+
+template <class... Cells>
+std::vector<Cell> list_cells(CellList<Cells...>) {
+  int index = 0;
+  return {Cell{Cells::kName, index++, Cells::kGates, Cells::kStates, Cells::kStates + 1, Cells::kSaved,
+               !Cells::kDirectH}...};
+}
+
+std::vector<int64_t> read_batch_sizes(const at::Tensor& batch_sizes) {
+  check(batch_sizes.defined() && batch_sizes.device().is_cpu() && batch_sizes.scalar_type() == at::kLong &&
+            batch_sizes.dim() == 1,
+        "batch_sizes: expected a 1-D int64 tensor on the CPU, got ", batch_sizes.dim(), "-D ",
+        batch_sizes.scalar_type(), " on ", batch_sizes.device());
+  check_plain("batch_sizes", batch_sizes);
+  const at::Tensor dense = batch_sizes.contiguous();
+  const int64_t* sizes = dense.const_data_ptr<int64_t>();
+  std::vector<int64_t> active(sizes, sizes + dense.numel());
+  for (size_t t = 0; t < active.size(); ++t) {
+    check(active[t] > 0 && (t == 0 || active[t] <= active[t - 1]),
+          "batch_sizes: expected positive sizes that never increase, got ", active[t], " at time step ", t,
+          t == 0 ? "" : " after ", t == 0 ? "" : std::to_string(active[t - 1]));
+  }
+  return active;
+}
+
+}  // namespace
+
+const std::vector<Cell>& all_cells() {
+  static const std::vector<Cell> result = list_cells(AllCells{});
+  return result;
+}
+
+const Cell& find_cell(const std::string& name) {
+  std::string known;
+  for (const Cell& cell : all_cells()) {
+    if (cell.name == name) return cell;
+    known += (known.empty() ? "" : ", ") + cell.name;
+  }
+  throw std::runtime_error("cell: expected one of " + known + ", got '" + name + "'");
+}
+
+void check_sizes(const char* name, const at::Tensor& tensor, at::IntArrayRef expected) {
+  check(tensor.sizes() == expected, name, ": expected size ", expected, ", got ", tensor.sizes());
+}
+
+void check_plain(const char* name, const at::Tensor& tensor) {
+  using Key = c10::DispatchKey;
+  check(tensor.defined(), name, ": expected a tensor, got none");
+  const bool wrapped = tensor.key_set().has_any(c10::DispatchKeySet(
+      {Key::Python, Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Functionalize, Key::BatchedNestedTensor}));
+  check(!wrapped && tensor.layout() == c10::kStrided && tensor.has_storage() && !tensor.is_quantized(), name,
+        ": expected a dense tensor with memory of its own, got a ", tensor.toString(),
+        " (a wrapped, fake, sparse or quantized tensor)");
+}
+
+DType to_dtype(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return DType::kFloat;
+    case at::kDouble:
+      return DType::kDouble;
+    case at::kHalf:
+      return DType::kHalf;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    default:
+      throw std::runtime_error("input: expected dtype float32, float64, bfloat16 or float16, got " +
+                               std::string(at::toString(type)));
+  }
+}
+
+double forward_flops(const Cell& cell, const Shape& shape) {
+  return 2.0 * static_cast<double>(shape.rows) * static_cast<double>(cell.gates * shape.hidden) *
+         static_cast<double>(shape.input + shape.output()) * shape.directions;
+}
+
+const cpu::Kernels& cpu_kernels(const Cell& cell, DType storage) {
+  return cpu::active_backend().kernels[cell.index][storage == DType::kDouble ? 1 : 0];
+}
+
+cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape) {
+  return {cell.gates, storage, shape.batch, shape.hidden, shape.output(), shape.directions};
+}
+
+Common::Common(const at::Tensor& x) : x_(x) {
+  check(x.defined(), "input: expected a tensor, got none");
+  on_gpu_ = cuda::serves(c10::DeviceTypeName(x.device().type(), /*lower_case=*/true));
+  check(on_gpu_ || !x.device().is_cuda(), "input: expected device cpu, got ", x.device(),
+        ". This build of rnnkern has no CUDA kernels: install it again with a PyTorch that has CUDA and an nvcc of "
+        "the same major version, in CUDA_HOME or on PATH");
+  check_plain("input", x);
+  storage_ = to_dtype(x.scalar_type());
+  compute_type_ = storage_ == DType::kDouble ? at::kDouble : at::kFloat;
+  kernel_type_ = on_gpu_ ? x.scalar_type() : compute_type_;
+}
+
+void Common::check_device() const {
+  check(on_gpu_ || x_.device().is_cpu(), "input: expected device ", cuda::build_version() == 0 ? "cpu" : "cpu or cuda",
+        ", got ", x_.device());
+}
+
+void Common::check_tensor(const char* name, const char* kind, const at::Tensor& tensor) const {
+  check(tensor.defined(), name, ": expected a tensor, got none");
+  check(tensor.device() == x_.device(), "Input and ", kind,
+        " tensors are not at the same device, found input tensor at ", x_.device(), " and ", kind, " tensor at ",
+        tensor.device());
+  check_plain(name, tensor);
+  check(tensor.scalar_type() == x_.scalar_type(), name, ": expected the input's dtype ", x_.scalar_type(), ", got ",
+        tensor.scalar_type());
+}
+
+// A tensor that is so already is passed on without asking torch's dispatcher, which would take longer than a small step.
+at::Tensor Common::prepare(const at::Tensor& tensor) const {
+  // autograd hands over zeros that have no memory.
+  if (tensor._is_zerotensor()) return at::zeros(tensor.sizes(), kernel_options());
+  if (tensor.scalar_type() == kernel_type_ && tensor.is_contiguous() && !tensor.is_neg()) return tensor;
+  return tensor.to(kernel_type_).contiguous().resolve_neg();
+}
+
+at::Tensor Common::to_storage(const at::Tensor& tensor) const {
+  return tensor.scalar_type() == x_.scalar_type() ? tensor : tensor.to(x_.scalar_type());
+}
+
+Call::Call(const std::string& cell_name, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
+           const Tensors& states, const OptionalTensors& weights)
+    : cell(find_cell(cell_name)), common(x) {
+  read_weights(weights);
+  read_sequence(x, batch_sizes);
+  read_states(states);
+  common.check_device();
+}
+
+std::vector<int64_t> Call::state_sizes(int state) const {
+  return {shape.directions, shape.batch, state == 0 ? shape.output() : shape.hidden};
+}
+
+std::vector<int64_t> Call::residual_sizes(int residual) const {
+  int64_t width = shape.hidden;
+  if (residual == saved_residual()) width = cell.saved * shape.hidden;
+  if (residual > saved_residual() && shape.projection == 0) width = 0;
+  return {shape.directions, shape.rows, width};
+}
+
+at::TensorOptions Call::residual_options(int residual) const {
+  return residual > saved_residual() ? common.kernel_options() : common.compute_options();
+}
+
+Weights Call::direction_weights(int direction) const {
+  const at::Tensor* w = &weights_[direction * kWeightsPerDirection];
+  const auto pointer = [](const at::Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; };
+  return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4])};
+}
+
+cuda::Plan Call::gpu_plan() const {
+  return cuda::choose_plan(gpu_work(cell, common.storage(), shape), cuda::current_gpu(), cuda::forced_strategy());
+}
+
+at::Tensor Call::scratch(size_t bytes) const {
+  return at::empty({static_cast<int64_t>(bytes)}, x.options().dtype(at::kByte));
+}
+
+void Call::read_weights(const OptionalTensors& weights) {
+  const size_t count = weights.size();
+  check(count == kWeightsPerDirection || count == 2 * kWeightsPerDirection,
+        "weights: expected 5 for each of one or two directions, got ", count);
+  shape.directions = static_cast<int>(count / kWeightsPerDirection);
+  const auto defined = [&](size_t i) { return weights[i].has_value() && weights[i]->defined(); };
+  check(defined(0) && weights[0]->dim() == 2 && weights[0]->size(0) > 0 && weights[0]->size(0) % cell.gates == 0,
+        "w_ih: expected a matrix with a positive multiple of ", cell.gates, " rows",
+        defined(0) ? ", got size " : ", got none", defined(0) ? weights[0]->sizes() : at::IntArrayRef{});
+  shape.hidden = weights[0]->size(0) / cell.gates;
+  shape.input = weights[0]->size(1);
+  shape.projection = defined(4) && weights[4]->dim() == 2 ? weights[4]->size(0) : 0;
+  check(shape.projection == 0 || cell.projection, "w_hr: the cell ", cell.name, " takes no projection");
+  const int64_t gate_rows = cell.gates * shape.hidden;
+  const std::vector<int64_t> sizes[kWeightsPerDirection] = {{gate_rows, shape.input},
+                                                            {gate_rows, shape.output()},
+                                                            {gate_rows},
+                                                            {gate_rows},
+                                                            {shape.projection, shape.hidden}};
+  for (size_t i = 0; i < count; ++i) {
+    const size_t kind = i % kWeightsPerDirection;
+    const bool required = kind < 2 || (kind == 4 && shape.projection > 0);
+    check(defined(i) || !required, kWeightNames[kind], ": expected size ", at::IntArrayRef(sizes[kind]), ", got none");
+    weights_.emplace_back();
+    if (!defined(i)) continue;
+    common.check_tensor(kWeightNames[kind], "parameter", *weights[i]);
+    check_sizes(kWeightNames[kind], *weights[i], sizes[kind]);
+    weights_.back() = common.prepare(*weights[i]);
+  }
+}
+
+void Call::read_sequence(const at::Tensor& input, const std::optional<at::Tensor>& batch_sizes) {
+  const bool packed = batch_sizes.has_value();
+  const int64_t dims = packed ? 2 : 3;
+  check(input.dim() == dims, "input must have ", dims, " dimensions, got ", input.dim());
+  check(input.size(-1) == shape.input, "input.size(-1) must be equal to input_size. Expected ", shape.input, ", got ",
+        input.size(-1));
+  rows_ = Rows(packed ? read_batch_sizes(*batch_sizes) : std::vector<int64_t>(input.size(0), input.size(1)));
+  check(rows_.steps() > 0, "Expected sequence length to be larger than 0 in RNN");
+  rows_.describe(shape);
+  check(!packed || shape.rows == input.size(0), "batch_sizes: expected to sum to the ", input.size(0),
+        " rows of input, got ", shape.rows);
+  x = common.prepare(input);
+  y_sizes_ = input.sizes().vec();
+  y_sizes_.back() = shape.directions * shape.output();
+}
+
+void Call::read_states(const Tensors& states) {
+  check(static_cast<int>(states.size()) == cell.states, "states: expected ", cell.states, " for the cell ", cell.name,
+        ", got ", states.size());
+  for (int k = 0; k < cell.states; ++k) {
+    common.check_tensor("hx", "hidden", states[k]);
+    const std::vector<int64_t> expected = state_sizes(k);
+    check(states[k].sizes() == expected, "Expected hidden", cell.states > 1 ? "[" + std::to_string(k) + "]" : "",
+          " size ", at::IntArrayRef(expected), ", got ", states[k].sizes());
+    initial.push_back(common.prepare(states[k]));
+  }
+}
+
+}  // namespace rnnkern
