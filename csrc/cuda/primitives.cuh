@@ -351,7 +351,7 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity(Mbarrier* barrier, uint
   return ended != 0;
 }
 
-// The same for what was released to the cluster. sm_90
+// The same for what was released to the cluster; the block loses what it has in its L1 cache. sm_90
 __device__ __forceinline__ bool mbarrier_try_wait_parity_cluster(Mbarrier* barrier, uint32_t parity) {
   uint32_t ended = 0;
   if constexpr (kCapability >= 90) {

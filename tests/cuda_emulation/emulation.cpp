@@ -12,6 +12,7 @@
 #include <mutex>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -25,6 +26,7 @@ dim3 blockDim, gridDim;
 namespace rnnkern::emulation {
 
 Device device;
+uint64_t launches = 0;
 
 namespace {
 
@@ -55,11 +57,6 @@ struct Random {
 
 // ---- Fibers
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kStackBytes = 256 << 10;
-#else
-constexpr size_t kStackBytes = 64 << 10;
-#endif
 constexpr uint64_t kStackGuard = 0x5ca1ab1e0ddba11u;
 
 struct Fiber {
@@ -164,14 +161,15 @@ class FiberPool {
   static constexpr size_t kSlab = 64;
 
   void grow() {
-    void* memory = mmap(nullptr, kSlab * kStackBytes, PROT_READ | PROT_WRITE,
+    // The lowest one catches what overflows from the second.
+    void* memory = mmap(nullptr, (kSlab + 1) * kStackBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     slabs_.push_back(std::make_unique<std::array<Fiber, kSlab>>());
     for (size_t i = 0; i < kSlab; ++i) {
       // Tops at equal distances would share a few sets of the cache.
       constexpr size_t kColours = 32, kColourBytes = 192;
-      char* stack = static_cast<char*>(memory) + i * kStackBytes;
+      char* stack = static_cast<char*>(memory) + (i + 1) * kStackBytes;
       (*slabs_.back())[i] = {stack, stack + kStackBytes - i % kColours * kColourBytes, nullptr};
       free_.push_back(&(*slabs_.back())[i]);
     }
@@ -245,7 +243,6 @@ constexpr uint64_t kPollsPerTransfer = 64;
 constexpr uint32_t kTransferDelays[] = {1, 4, 64, 4096};
 
 std::mutex mutex;  // of all that follows
-uint64_t launches = 0;
 uint64_t seed;
 Random random_numbers;
 FiberPool fibers;
@@ -389,10 +386,10 @@ bool lies_in(const Block& block, const void* pointer, size_t bytes) {
 
 // The block of the running cluster whose shared memory that is, or nullptr.
 Block* owner(const void* pointer, size_t bytes) {
-  for (Block* block = &blocks[0]; block != &blocks[0] + blocks.size(); ++block) {
-    if (block->cluster == current->block->cluster && lies_in(*block, pointer, bytes)) return block;
-  }
-  return nullptr;
+  const ptrdiff_t offset = static_cast<const char*>(pointer) - blocks[0].shared;
+  if (offset < 0 || size_t(offset) >= blocks.size() * shared_stride) return nullptr;
+  Block& block = blocks[size_t(offset) / shared_stride];
+  return block.cluster == current->block->cluster && lies_in(block, pointer, bytes) ? &block : nullptr;
 }
 
 // ---- Asynchronous copies
@@ -529,7 +526,10 @@ void run_threads() {
   const void* stack = nullptr;
   size_t bytes = 0;
   __sanitizer_finish_switch_fiber(nullptr, &stack, &bytes);
-  if (main_stack == nullptr) main_stack = stack, main_stack_bytes = bytes;
+  if (main_stack == nullptr) {
+    main_stack = stack;
+    main_stack_bytes = bytes;
+  }
 #endif
   for (;;) {
     body(body_context);
@@ -651,7 +651,7 @@ void run_group(uint64_t first) {
   if (!failed) return;
   failed = false;
   fibers.give_back_all();
-  throw std::runtime_error(std::move(failure));
+  throw std::runtime_error(std::exchange(failure, {}));
 }
 
 }  // namespace
@@ -675,6 +675,9 @@ void run(const Launch& of, void (*thread_body)(const void*), const void* context
   blockDim = of.block;
   gridDim = of.grid;
   set_up_group();
+#if defined(__SANITIZE_ADDRESS__)
+  main_stack = nullptr;
+#endif
 
   std::vector<uint64_t> groups(block_count / group_size());
   std::iota(groups.begin(), groups.end(), 0);

@@ -4,6 +4,10 @@
 // copies arrive late, and a launch in which threads wait for each other, or ask in vain for too long, ends in an
 // exception that says who waits where. A launch's random numbers depend on RNNKERN_EMULATION_SEED and on how many
 // launches went before.
+//
+// It cannot show what only several threads at a time could: accesses that take effect in another order than that of
+// the program, fences and scopes that are missing, ordinary accesses that a switch of threads never comes between, and
+// loops that ask without a primitive. Nor does it know registers, banks or time, or that launches and streams overlap.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -26,6 +30,16 @@ struct Device {
   size_t shared_per_multiprocessor = 228 << 10;
 };
 extern Device device;
+
+// How many launches have begun. Set back, they are repeated with the same random numbers.
+extern uint64_t launches;
+
+// Of a thread.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr size_t kStackBytes = 256 << 10;
+#else
+inline constexpr size_t kStackBytes = 64 << 10;
+#endif
 
 struct Launch {
   dim3 grid, block;

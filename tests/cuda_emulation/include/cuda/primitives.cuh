@@ -307,6 +307,8 @@ inline void mbarrier_arrive_cluster(Mbarrier* barrier) {
   emulation::mbarrier_arrive(&barrier->opaque, 0);
 }
 
+inline void mbarrier_arrive_cluster_relaxed(Mbarrier* barrier) { mbarrier_arrive_cluster(barrier); }
+
 inline void mbarrier_arrive_expect_tx(Mbarrier* barrier, uint32_t bytes) {
   emulation::mbarrier_arrive(own_mbarrier(barrier, 90, "mbarrier_arrive_expect_tx"), bytes);
 }
@@ -442,6 +444,8 @@ inline void cluster_arrive() {
   emulation::require(90, "cluster_arrive");
   emulation::cluster_arrive();
 }
+
+inline void cluster_arrive_relaxed() { cluster_arrive(); }
 
 inline void cluster_wait() {
   emulation::require(90, "cluster_wait");
