@@ -8,6 +8,11 @@ RNNKERN_WERROR ?= 1
 MAX_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 export RNNKERN_WERROR MAX_JOBS
 
+# The check of a GPU takes the interpreter at hand, whose torch has CUDA.
+ifneq ($(filter gpu-%,$(MAKECMDGOALS)),)
+PYTHON ?= python3
+endif
+
 ifndef PYTHON
 BASE_PYTHON := $(shell command -v python3)
 PYTHON := .venv/bin/python
@@ -25,13 +30,14 @@ CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o 
 PYTHON_FILES := setup.py $(wildcard rnnkern tests benchmarks examples)
 TYPED := $(wildcard rnnkern benchmarks examples)
 
-.PHONY: help build test bench bench-full lint format package-check clean FORCE
+.PHONY: help build test bench bench-full gpu-available gpu-check lint format package-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make test           build, and run the tests            (TESTS="-k lstm -x" goes to pytest)'
 	@echo 'make bench          build, and run the benchmarks       (BENCH="..." goes to benchmarks.run)'
 	@echo 'make bench-full     every size and option, against what is installed of requirements-peers.txt: hours'
+	@echo 'make gpu-check      build with python3, and check and measure a GPU  (CHECK="--only tests" for a part)'
 	@echo 'make lint           check style and types'
 	@echo 'make format         put the sources into that style'
 	@echo 'make build          build the extension in this folder'
@@ -49,6 +55,13 @@ bench: build
 
 bench-full: build
 	$(RUN) -m benchmarks.run --full $(BENCH)
+
+gpu-check: gpu-available build
+	$(RUN) -m benchmarks.gpu.check $(CHECK)
+
+# Before anything is built.
+gpu-available:
+	@$(RUN) -m benchmarks.gpu.available
 
 lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check $(PYTHON_FILES)
