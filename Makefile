@@ -99,6 +99,7 @@ build/config: $(ENVIRONMENT) FORCE
 	@$(PYTHON) -c 'import os, sys, importlib.metadata as m; print(sys.executable, sys.version, \
 	    m.version("torch"), *map(os.environ.get, ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CUDA_HOME", \
 	    "TORCH_CUDA_ARCH_LIST", "RNNKERN_CUDA", "RNNKERN_DEBUG", "RNNKERN_WERROR")), sep="\n")' > build/config.new
+	@nvcc --version >> build/config.new 2>&1 || true
 	@if cmp -s build/config.new build/config; then rm build/config.new; \
 	else rm -rf build/temp.* && mv build/config.new build/config; fi
 

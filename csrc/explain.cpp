@@ -36,16 +36,28 @@ cuda::Gpu find_gpu(const std::string& device) {
   throw std::runtime_error("device: expected one of " + known + ", got '" + device + "'");
 }
 
+std::string describe_blocks(const cuda::Plan& plan) {
+  const auto text = [](int value) { return std::to_string(value); };
+  if (plan.strategy == cuda::Strategy::kStepwise) {
+    return "up to " + text(cuda::kPointwiseThreads) + " threads, one for each unit and row";
+  }
+  const cuda::Resident& tiles = plan.resident;
+  return text(tiles.blocks) + " of " + text(tiles.units) + " units for each direction and each of " +
+         text(tiles.shards) + " shards of " + text(tiles.rows) + " rows of the batch";
+}
+
 Explanation explain_gpu(const Cell& cell, DType storage, const Shape& shape, const std::string& device) {
   const cuda::Gpu gpu = find_gpu(device);
-  const cuda::Work work = gpu_work(cell, storage, shape);
+  const cuda::Work work = gpu_work(cell, storage, shape, false);
   const cuda::Plan plan = cuda::choose_plan(work, gpu, cuda::forced_strategy());
   Explanation lines{{"device", gpu.name},
                     {"strategy", cuda::name(plan.strategy)},
-                    {"elementwise blocks", std::to_string(cuda::kPointwiseThreads) + " threads, one a unit and row"},
-                    {"input projection", std::to_string(std::min(plan.chunk_rows, shape.rows)) + " rows ahead"}};
+                    {"blocks", describe_blocks(plan)},
+                    {"input projection", std::to_string(plan.chunk_rows) + " rows ahead"}};
   for (const cuda::Strategy other : cuda::kStrategies) {
-    if (const auto reason = cuda::refusal(other, work, gpu)) lines.emplace_back(cuda::name(other), *reason);
+    if (other == plan.strategy) continue;
+    const auto reason = cuda::refusal(other, work, gpu);
+    lines.emplace_back(cuda::name(other), reason ? *reason : "possible, but not measured on a GPU yet");
   }
   return lines;
 }

@@ -87,8 +87,19 @@ const cpu::Kernels& cpu_kernels(const Cell& cell, DType storage) {
   return cpu::active_backend().kernels[cell.index][storage == DType::kDouble ? 1 : 0];
 }
 
-cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape) {
-  return {cell.gates, storage, shape.batch, shape.hidden, shape.output(), shape.directions};
+cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool backward) {
+  cuda::Work work{};
+  work.gates = cell.gates;
+  work.storage = storage;
+  work.arithmetic = cuda::arithmetic_of(storage, cuda::allow_tf32());
+  work.rows = shape.rows;
+  work.batch = shape.batch;
+  work.hidden = shape.hidden;
+  work.output = shape.output();
+  work.directions = shape.directions;
+  work.packed = shape.rows < shape.steps * shape.batch;
+  work.backward = backward;
+  return work;
 }
 
 Common::Common(const at::Tensor& x) : x_(x) {
@@ -160,8 +171,9 @@ Weights Call::direction_weights(int direction) const {
   return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4])};
 }
 
-cuda::Plan Call::gpu_plan() const {
-  return cuda::choose_plan(gpu_work(cell, common.storage(), shape), cuda::current_gpu(), cuda::forced_strategy());
+cuda::Plan Call::gpu_plan(bool backward) const {
+  const cuda::Work work = gpu_work(cell, common.storage(), shape, backward);
+  return cuda::choose_plan(work, cuda::current_gpu(), cuda::forced_strategy());
 }
 
 at::Tensor Call::scratch(size_t bytes) const {

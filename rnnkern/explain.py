@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -42,8 +44,10 @@ def explain(
     data = input.data if isinstance(input, PackedSequence) else input
     where = device if device is not None else data.device.type
     batch_sizes = _batch_sizes(module, input)
+    is_own_gpu = where == data.device.type == "cuda"
     for name, I, H, P, D in _layers(module):
-        lines = _C.explain(_cell(module), data.dtype, batch_sizes, I, H, P, D, where)
+        with torch.cuda.device(data.device) if is_own_gpu else nullcontext():
+            lines = _C.explain(_cell(module), data.dtype, batch_sizes, I, H, P, D, where)
         print(name)
         for term, value in lines:
             print(f"  {term}: {value}")

@@ -39,9 +39,14 @@ def pytest_generate_tests(metafunc):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "cpu: asks for what only the CPU's kernels have")
-    # What torch.nn, the peer in comparisons, says once about itself.
-    text = "ignore:LSTM with projections is not supported with oneDNN:UserWarning"
-    config.addinivalue_line("filterwarnings", text)
+    config.addinivalue_line("markers", "own_device: is about CUDA tensors, whatever the backend")
+    # What torch says once about itself, and about the peer in comparisons.
+    for text in (
+        "LSTM with projections is not supported with oneDNN",
+        "RNN module weights are not part of single contiguous chunk",
+        "Synchronization debug mode is a prototype feature",
+    ):
+        config.addinivalue_line("filterwarnings", f"ignore:{text}:UserWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +58,8 @@ def repeatable(request, monkeypatch):
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    if only := request.config.getoption("backend"):
+    only = request.config.getoption("backend")
+    if only and not request.node.get_closest_marker("own_device"):
         if request.node.get_closest_marker("cpu") and only not in _C.backends():
             pytest.skip("a test of the CPU's kernels")
         switch_to(only, monkeypatch)
@@ -71,7 +77,7 @@ def backend(request, monkeypatch, repeatable):
 def switch_to(backend, monkeypatch):
     """Sends every call of a kernel to the backend, whatever calls it."""
     if backend == EMULATION:
-        emulated = build.load()
+        emulated = build.emulated()
         monkeypatch.setattr(_C, "forward", emulated.forward)
         monkeypatch.setattr(_C, "backward", emulated.backward)
     elif backend == GPU:
@@ -86,15 +92,23 @@ def switch_to(backend, monkeypatch):
 def on_device(function, device):
     """The function on copies of its tensors on a device, with results copied back to the CPU."""
 
-    def moved(value, device):
-        if isinstance(value, torch.Tensor):
-            return value.to(device)
-        return [moved(v, device) for v in value] if isinstance(value, (list, tuple)) else value
-
     def call(cell, x, batch_sizes, *rest):
-        return moved(function(cell, moved(x, device), batch_sizes, *moved(rest, device)), "cpu")
+        results = function(cell, moved(x, device), batch_sizes, *moved(rest, device))
+        return moved(results, "cpu")
 
     return call
+
+
+def moved(value, device):
+    """The tensors of a call on a device, with gaps and strides as they are."""
+    if isinstance(value, (list, tuple)):
+        return [moved(v, device) for v in value]
+    if not isinstance(value, torch.Tensor) or value.is_meta:
+        return value
+    if value.is_contiguous() or value.is_neg() or value.layout != torch.strided:
+        return value.to(device)
+    whole = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    return whole.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 @pytest.fixture(params=sorted(_C.cells()))

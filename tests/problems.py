@@ -131,7 +131,8 @@ def torch_layer(cell: str, layer: Layer) -> list[Tensor]:
         biases = [zeros if b is None else b for b in (b_ih, b_hh)] if biased else []
         params += [w_ih, w_hh, *biases, *([] if w_hr is None else [w_hr])]
     hx = tuple(states) if len(states) > 1 else states[0]
-    flags = (params, biased, 1, 0.0, False, D == 2)
+    train = any(p.requires_grad for p in params)  # or cuDNN has no backward
+    flags = (params, biased, 1, 0.0, train, D == 2)
     if batch_sizes is None:
         return list(twin(x, hx, *flags, False))
     return list(twin(x, batch_sizes, hx, *flags))

@@ -80,6 +80,12 @@ def test_across_chunks(cell, D, lengths):
     )
 
 
+@pytest.mark.usefixtures("backend")
+def test_more_rows_than_a_grid_has(cell):
+    """At a step, and in the sums over a chunk of steps."""
+    assert_gradients_accurate(Problem(cell, torch.float64, T=1, N=70_000, I=1, H=1))
+
+
 @pytest.mark.usefixtures("backend", "poisoned")
 @pytest.mark.parametrize("N", [1, 3, 33])
 def test_without_biases(cell, dtype, N):

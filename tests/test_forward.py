@@ -188,6 +188,7 @@ def test_small_and_large_numbers(cell, precise, magnitude):
 
 @pytest.mark.cpu
 def test_instruction_set_is_the_best_or_the_one_asked_for(monkeypatch):
+    monkeypatch.delenv("RNNKERN_ISA", raising=False)
     assert _C.active_backend() == _C.backends()[0]
     for name in reversed(_C.backends()):
         monkeypatch.setenv("RNNKERN_ISA", name)

@@ -9,7 +9,8 @@ compared: some units in the last place of the largest number in the sum.
 - float32: 4 eps, for exp and tanh within 2 ulp and another order of adding.
 - float64: 32 eps. The arbiter rounds as we do, at each of the tens of products in a sum, so torch's
   error against it is no measure.
-- 16-bit types: 1 eps. They compute in float32 and round once at the end, which costs eps / 2.
+- 16-bit types: 1 eps. On a CPU they compute in float32 and round once at the end, which costs
+  eps / 2; on a GPU h and the gradients of gates are rounded at every step, as in torch.nn.
 
 The derivative of relu jumps at 0. A state rounded to 16 bits lands on the other side of it now and
 then, in torch.nn as in our kernels for GPUs, and a unit's gradient is then wrong altogether; so for

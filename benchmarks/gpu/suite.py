@@ -38,8 +38,9 @@ def run(context: Context, seconds: float) -> Outcome:
     log, xml = context.log("tests"), context.folder / "tests.xml"
     kinds = {"suite": pytest_run(suite_words(), log, xml, SHARE * seconds)}
     cuda_tests = ROOT / "tests" / "test_cuda.py"
-    if cuda_tests.exists():
-        kinds["CUDA tensors"] = pytest_run([str(cuda_tests)], log, xml, 0.5 * seconds)
+    kinds["CUDA tensors"] = pytest_run([str(cuda_tests)], log, xml, 0.5 * seconds)
+    resident = [str(ROOT / "tests" / "test_cuda_resident.py"), "--backend", "cuda"]
+    kinds["resident weights"] = pytest_run([*resident, *parallel_words()], log, xml, 0.5 * seconds)
     kinds["primitives"] = primitives_run(context, log, 0.3 * seconds)
     outcome = Outcome()
     for name, counts in kinds.items():

@@ -14,8 +14,6 @@ inline constexpr int kMaxStates = 4;
 
 enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
 
-inline constexpr int kDTypes = 4;
-
 constexpr DType compute_type(DType storage) { return storage == DType::kDouble ? DType::kDouble : DType::kFloat; }
 
 constexpr int64_t element_bytes(DType type) {

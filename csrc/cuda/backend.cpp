@@ -1,28 +1,48 @@
 #include "cuda/backend.h"
 
 #include "cuda/pointwise.h"
+#include "cuda/resident.h"
 #include "cuda/stepwise.h"
 
 namespace rnnkern::cuda {
 namespace {
 
-stepwise::Options options(int cell, DType storage, const Plan& plan) {
+PassOptions pass_options(int cell, DType storage, const Plan& plan) {
   return {pointwise_kernels(cell, storage), storage, plan.chunk_rows};
+}
+
+resident::Options resident_options(int cell, DType storage, const Plan& plan) {
+  return {pass_options(cell, storage, plan), plan.resident, resident::kernels(cell, plan.arithmetic)};
 }
 
 }  // namespace
 
 size_t forward_scratch(int cell, DType storage, const ForwardProblem& problem, const Plan& plan) {
-  return stepwise::forward_scratch(problem, options(cell, storage, plan));
+  if (plan.strategy == Strategy::kStepwise) {
+    return stepwise::forward_scratch(problem, pass_options(cell, storage, plan));
+  }
+  return resident::forward_scratch(problem, resident_options(cell, storage, plan));
 }
+
 void forward(int cell, DType storage, const ForwardProblem& problem, const Plan& plan, void* scratch) {
-  stepwise::forward(problem, options(cell, storage, plan), scratch);
+  if (plan.strategy == Strategy::kStepwise) {
+    return stepwise::forward(problem, pass_options(cell, storage, plan), scratch);
+  }
+  resident::forward(problem, resident_options(cell, storage, plan), scratch);
 }
+
 size_t backward_scratch(int cell, DType storage, const BackwardProblem& problem, const Plan& plan) {
-  return stepwise::backward_scratch(problem, options(cell, storage, plan));
+  if (plan.strategy == Strategy::kStepwise) {
+    return stepwise::backward_scratch(problem, pass_options(cell, storage, plan));
+  }
+  return resident::backward_scratch(problem, resident_options(cell, storage, plan));
 }
+
 void backward(int cell, DType storage, const BackwardProblem& problem, const Plan& plan, void* scratch) {
-  stepwise::backward(problem, options(cell, storage, plan), scratch);
+  if (plan.strategy == Strategy::kStepwise) {
+    return stepwise::backward(problem, pass_options(cell, storage, plan), scratch);
+  }
+  resident::backward(problem, resident_options(cell, storage, plan), scratch);
 }
 
 }  // namespace rnnkern::cuda

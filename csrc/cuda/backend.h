@@ -19,6 +19,9 @@ bool serves(std::string_view device_type);
 // The device that is current in PyTorch.
 const Gpu& current_gpu();
 
+// PyTorch's switch of TF32 for recurrent networks.
+bool allow_tf32();
+
 // One call on the current device and stream, for the cell at position `cell` of AllCells. The caller owns the scratch
 // memory, aligned to 64 bytes, on that device.
 size_t forward_scratch(int cell, DType storage, const ForwardProblem& problem, const Plan& plan);

@@ -1,12 +1,13 @@
 #include "cuda/device.h"
 
+#include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 
-#include <array>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "cuda/backend.h"
 
@@ -26,17 +27,28 @@ Gpu describe(int device) {
   gpu.capability = properties.major * 10 + properties.minor;
   gpu.multiprocessors = properties.multiProcessorCount;
   gpu.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
-  gpu.l2_bytes = properties.l2CacheSize;
   gpu.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   const bool clusters = attribute(cudaDevAttrClusterLaunch, device) != 0;
   gpu.cluster_blocks = clusters ? largest_cluster(gpu.capability) : 0;
   return gpu;
 }
 
+// The stream beside the current one is the same at every call: cuBLAS keeps a workspace for each stream that a thread
+// has ever used it on.
+at::cuda::CUDAStream side_stream(const at::cuda::CUDAStream& current) {
+  thread_local std::map<std::pair<c10::DeviceIndex, c10::StreamId>, at::cuda::CUDAStream> streams;
+  const std::pair key(current.device_index(), current.id());
+  if (const auto found = streams.find(key); found != streams.end()) return found->second;
+  at::cuda::CUDAStream side = at::cuda::getStreamFromPool();
+  while (side == current) side = at::cuda::getStreamFromPool();
+  streams.emplace(key, side);
+  return side;
+}
+
 // A second stream beside the current one, from its construction to its destruction.
 class Fork {
  public:
-  Fork() : first_(at::cuda::getCurrentCUDAStream()), second_(at::cuda::getStreamFromPool()) {
+  Fork() : first_(at::cuda::getCurrentCUDAStream()), second_(side_stream(first_)) {
     at::cuda::CUDAEvent event;
     event.record(first_);
     event.block(second_);
@@ -63,6 +75,8 @@ class Fork {
 int build_version() { return CUDART_VERSION; }
 
 bool serves(std::string_view device_type) { return device_type == "cuda"; }
+
+bool allow_tf32() { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
 
 const Gpu& current_gpu() {
   static std::mutex mutex;

@@ -6,12 +6,13 @@
 
 namespace rnnkern::cuda {
 
+inline constexpr int kPortableCluster = 8;  // blocks of a cluster that every GPU with clusters can run
+
 struct Gpu {
   std::string name;
   int capability;        // compute capability, major * 10 + minor
   int multiprocessors;   // SMs
   int64_t shared_bytes;  // shared memory that one block may have
-  int64_t l2_bytes;      // of the second-level cache
   int64_t memory_bytes;  // of device memory
   int cluster_blocks;    // blocks in the largest thread block cluster; 0 where there are none
 };

@@ -8,6 +8,8 @@
 #include <string>
 #include <type_traits>
 
+#include "cuda/gpu.h"
+
 namespace rnnkern::cuda {
 
 struct LaunchConfig {
@@ -31,12 +33,11 @@ inline bool is_empty(const LaunchConfig& config) {
 // Lifts the limits that a kernel has unless it asks for more.
 inline void allow(const void* kernel, const LaunchConfig& config) {
   constexpr size_t kSharedBytes = 48 << 10;
-  constexpr unsigned kPortableCluster = 8;
   if (config.shared_bytes > kSharedBytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(config.shared_bytes)),
           "cannot reserve shared memory");
   }
-  if (config.cluster > kPortableCluster) {
+  if (config.cluster > unsigned{kPortableCluster}) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
           "cannot use clusters of more than 8 blocks");
   }

@@ -4,15 +4,18 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "common/schedule.h"
 #include "cuda/arch/ampere.h"
 #include "cuda/arch/blackwell.h"
 #include "cuda/arch/hopper.h"
 #include "cuda/arch/turing.h"
+#include "cuda/resident_layout.h"
 
 namespace rnnkern::cuda {
 namespace {
 
-constexpr int kPortableCluster = 8;
+constexpr int kLeastCluster = 4;   // fewer blocks would each read more weights a step than the exchange costs
+constexpr int64_t kLeastRows = 8;  // of the batch in a shard: a product takes 8 rows in the time of one
 
 std::string megabytes(int64_t bytes) {
   const std::string tenths = std::to_string((bytes * 10 + (1 << 19)) >> 20);
@@ -22,33 +25,83 @@ std::string megabytes(int64_t bytes) {
 
 std::string version(int capability) { return std::to_string(capability / 10) + "." + std::to_string(capability % 10); }
 
-// What does not fit into `blocks` blocks' shared memory, of which a part is needed for the states and their exchange.
-std::optional<std::string> too_large(const Work& work, const Gpu& gpu, int blocks, const char* where) {
+// A geometry of the resident kernels, or why there is none.
+struct Choice {
+  Resident resident{};
+  std::string refusal;
+};
+
+resident::Layout layout_of(const Resident& plan, const Work& work) {
+  const int hidden = static_cast<int>(work.hidden), bytes = static_cast<int>(element_bytes(work.storage));
+  return {plan, hidden, work.backward ? 1 : work.gates, work.backward ? work.gates : 1, bytes};
+}
+
+bool fits(const Resident& plan, const Work& work, const Gpu& gpu) {
+  return plan.units * plan.rows <= resident::kItems * resident::kThreads &&
+         layout_of(plan, work).bytes <= gpu.shared_bytes;
+}
+
+// What neither strategy has kernels for.
+std::string resident_refusal(const Work& work) {
+  if (work.arithmetic == Arithmetic::kDouble) return "has no kernels for float64";
+  if (work.output != work.hidden) return "has no kernels for projections";
+  if (work.packed) return "has no kernels for packed sequences";
+  return "";
+}
+
+// Groups of `blocks` blocks, each with a slice of units and of the batch.
+Resident divide(const Work& work, bool clusters, int blocks, int64_t shards) {
+  const int64_t lines = ceil_div(work.hidden, resident::kUnitsAlign);
+  const int64_t units = ceil_div(lines, blocks) * resident::kUnitsAlign;
+  return {clusters, static_cast<int>(ceil_div(lines * resident::kUnitsAlign, units)), static_cast<int>(units),
+          static_cast<int>(ceil_div(work.batch, shards)), static_cast<int>(shards)};
+}
+
+std::string too_large(const Work& work, const std::string& where) {
   const int64_t weights = work.gates * work.hidden * work.output * element_bytes(work.storage);
-  const int64_t room = blocks * gpu.shared_bytes / 100 * 85;
-  if (weights <= room) return std::nullopt;
-  return "the recurrent weights of a direction take " + megabytes(weights) + ", " + where + " has room for " +
-         megabytes(room);
+  return "the recurrent weights of a direction, " + megabytes(weights) + ", and the exchange do not fit into " + where;
 }
 
-std::optional<std::string> cluster_refusal(const Work& work, const Gpu& gpu) {
+// The smallest cluster that holds a direction's weights; a shard of the batch for each.
+Choice choose_cluster(const Work& work, const Gpu& gpu) {
   if (gpu.cluster_blocks == 0) {
-    return "needs thread block clusters (compute capability 9.0), this GPU has " + version(gpu.capability);
+    return {{}, "needs thread block clusters (compute capability 9.0), this GPU has " + version(gpu.capability)};
   }
-  if (const auto reason = too_large(work, gpu, gpu.cluster_blocks, "the largest cluster")) return reason;
-  return "has no kernels in this version";
+  if (const std::string reason = resident_refusal(work); !reason.empty()) return {{}, reason};
+  for (int blocks = 1; blocks <= gpu.cluster_blocks; blocks *= 2) {
+    for (const int64_t rows : {16, 8}) {
+      const Resident plan = divide(work, true, blocks, ceil_div(std::max<int64_t>(work.batch, 1), rows));
+      if (blocks >= kLeastCluster && fits(plan, work, gpu)) return {plan, ""};
+    }
+  }
+  return {{}, too_large(work, "a cluster of " + std::to_string(gpu.cluster_blocks) + " blocks")};
 }
 
-std::optional<std::string> persistent_refusal(const Work& work, const Gpu& gpu) {
-  if (gpu.capability < 80) return "needs compute capability 8.0, this GPU has " + version(gpu.capability);
-  if (const auto reason = too_large(work, gpu, gpu.multiprocessors, "all shared memory")) return reason;
-  return "has no kernels in this version";
+// As few units to a block, and as many shards of the batch, as the multiprocessors allow with one block on each.
+Choice choose_persistent(const Work& work, const Gpu& gpu) {
+  if (gpu.capability < 80) return {{}, "needs compute capability 8.0, this GPU has " + version(gpu.capability)};
+  if (const std::string reason = resident_refusal(work); !reason.empty()) return {{}, reason};
+  const int64_t lines = ceil_div(work.hidden, resident::kUnitsAlign);
+  for (int64_t lines_each = 1; lines_each <= lines; ++lines_each) {
+    const int64_t blocks = ceil_div(lines, lines_each), groups = gpu.multiprocessors / (blocks * work.directions);
+    if (groups == 0) continue;
+    const int64_t shards = std::min(groups, ceil_div(std::max<int64_t>(work.batch, 1), kLeastRows));
+    const Resident plan = divide(work, false, static_cast<int>(blocks), shards);
+    if (fits(plan, work, gpu)) return {plan, ""};
+  }
+  return {{}, too_large(work, "the shared memory of " + std::to_string(gpu.multiprocessors) + " multiprocessors")};
 }
 
-// A thousandth of the device's memory, shared by the directions; no less than a row.
+Choice choose(Strategy strategy, const Work& work, const Gpu& gpu) {
+  if (strategy == Strategy::kCluster) return choose_cluster(work, gpu);
+  if (strategy == Strategy::kPersistent) return choose_persistent(work, gpu);
+  return {};
+}
+
+// Gates of a thousandth of the device's memory, shared by the directions; those of one step at least.
 int64_t chunk_rows(const Work& work, const Gpu& gpu) {
   const int64_t row_bytes = work.gates * work.hidden * element_bytes(compute_type(work.storage)) * work.directions;
-  return std::max<int64_t>(1, gpu.memory_bytes / 1024 / std::max<int64_t>(1, row_bytes));
+  return std::min(work.rows, std::max(work.batch, gpu.memory_bytes / 1024 / row_bytes));
 }
 
 Strategy find_strategy(const std::string& wanted) {
@@ -75,18 +128,33 @@ const char* name(Strategy strategy) {
 }
 
 std::optional<std::string> refusal(Strategy strategy, const Work& work, const Gpu& gpu) {
-  if (strategy == Strategy::kCluster) return cluster_refusal(work, gpu);
-  if (strategy == Strategy::kPersistent) return persistent_refusal(work, gpu);
-  return std::nullopt;
+  const std::string reason = choose(strategy, work, gpu).refusal;
+  return reason.empty() ? std::nullopt : std::optional(reason);
+}
+
+Arithmetic arithmetic_of(DType storage, bool allow_tf32) {
+  switch (storage) {
+    case DType::kDouble:
+      return Arithmetic::kDouble;
+    case DType::kHalf:
+      return Arithmetic::kHalf;
+    case DType::kBFloat16:
+      return Arithmetic::kBFloat16;
+    case DType::kFloat:
+      break;
+  }
+  return allow_tf32 ? Arithmetic::kTf32 : Arithmetic::kFloat;
 }
 
 Plan choose_plan(const Work& work, const Gpu& gpu, const std::string& forced) {
-  Plan plan{Strategy::kStepwise, chunk_rows(work, gpu)};
+  Plan plan{Strategy::kStepwise, work.arithmetic, {}, chunk_rows(work, gpu)};
   if (forced.empty()) return plan;
   plan.strategy = find_strategy(forced);
-  if (const auto reason = refusal(plan.strategy, work, gpu)) {
-    throw std::runtime_error("RNNKERN_CUDA_STRATEGY: " + forced + " cannot run this: " + *reason);
+  const Choice choice = choose(plan.strategy, work, gpu);
+  if (!choice.refusal.empty()) {
+    throw std::runtime_error("RNNKERN_CUDA_STRATEGY: " + forced + " cannot run this: " + choice.refusal);
   }
+  plan.resident = choice.resident;
   return plan;
 }
 

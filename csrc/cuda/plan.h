@@ -21,24 +21,42 @@ const char* name(Strategy strategy);
 
 inline constexpr int kPointwiseThreads = 128;  // in a block of the elementwise kernels
 
+// How operands are multiplied: 16-bit types and TF32 by tensor cores, float32 and float64 in their own precision.
+enum class Arithmetic { kHalf, kBFloat16, kTf32, kFloat, kDouble };
+
+// Of cluster and persistent: a group of blocks keeps the weights of a direction, each block those of `units` hidden units,
+// and runs `rows` rows of the batch, a shard.
+struct Resident {
+  bool clusters;  // a group is a thread block cluster; else all groups run at once
+  int blocks, units, rows, shards;
+};
+
 // One layer's problem, in the letters of common/problem.h.
 struct Work {
   int gates;
   DType storage;
-  int64_t batch, hidden, output;
+  Arithmetic arithmetic;
+  int64_t rows, batch, hidden, output;
   int directions;
+  bool packed;    // the number of rows changes from step to step
+  bool backward;  // what is exchanged and multiplied is the gradient of the gates, not h
 };
 
 struct Plan {
   Strategy strategy;
+  Arithmetic arithmetic;
+  Resident resident;   // of cluster and persistent
   int64_t chunk_rows;  // rows of the sequence whose gate pre-activations, or their gradients, exist at once
 };
 
 // Why the strategy cannot run this on that GPU; nothing where it can.
 std::optional<std::string> refusal(Strategy strategy, const Work& work, const Gpu& gpu);
 
-// The best strategy that is not refused, or `forced`, the name of one, unless that is empty. Throws std::runtime_error
-// where `forced` is no strategy's name or is refused.
+// The arithmetic for a type, with TF32 where PyTorch allows it.
+Arithmetic arithmetic_of(DType storage, bool allow_tf32);
+
+// stepwise, which runs everywhere, or `forced`, the name of a strategy, unless that is empty. Throws std::runtime_error
+// where `forced` is no strategy's name or is refused. (None has been measured on a GPU yet, to be preferred.)
 Plan choose_plan(const Work& work, const Gpu& gpu, const std::string& forced);
 
 // The value of RNNKERN_CUDA_STRATEGY, which is read at every call.

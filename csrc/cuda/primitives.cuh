@@ -112,6 +112,9 @@ __device__ __forceinline__ V shuffle_xor(V value, int mask) {
   return __shfl_xor_sync(kAllLanes, value, mask);
 }
 
+// Ends the kernel with an error, which the host gets to see when it next waits for the device.
+__device__ __forceinline__ void give_up() { __trap(); }
+
 // Lets others run while this thread has nothing to do but ask again.
 __device__ __forceinline__ void back_off(unsigned nanoseconds = 20) { __nanosleep(nanoseconds); }
 

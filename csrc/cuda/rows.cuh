@@ -26,7 +26,8 @@ template <class S>
 __global__ void __launch_bounds__(kSumColumns* kSumLanes) partial_sums_kernel(const ColumnSums job) {
   using T = Compute<S>;
   T* lane_sums = shared_memory<T>();  // [kSumLanes][kSumColumns]
-  const int64_t slab = blockIdx.x, column = int64_t(blockIdx.y) * kSumColumns + threadIdx.x;
+  const int64_t across = (job.columns + kSumColumns - 1) / kSumColumns;
+  const int64_t slab = blockIdx.x / across, column = blockIdx.x % across * kSumColumns + threadIdx.x;
   const int64_t end = job.rows < (slab + 1) * kSlabRows ? job.rows : (slab + 1) * kSlabRows;
   Scalar<T> sum(T(0));
   for (int64_t row = slab * kSlabRows + threadIdx.y; row < end && column < job.columns; row += kSumLanes) {
@@ -65,7 +66,7 @@ void launch_output_gradient(const OutputGradient& step, cudaStream_t stream) {
 template <class S>
 void launch_column_sums(const ColumnSums& job, cudaStream_t stream) {
   const int64_t slabs = column_sum_slabs(job.rows);
-  const dim3 grid(static_cast<unsigned>(slabs), static_cast<unsigned>(ceil_div(job.columns, kSumColumns)));
+  const dim3 grid(static_cast<unsigned>(slabs * ceil_div(job.columns, kSumColumns)));
   const size_t shared = sizeof(Compute<S>) * kSumColumns * kSumLanes;
   launch(partial_sums_kernel<S>, {grid, dim3(kSumColumns, kSumLanes), shared, stream}, job);
   launch(total_sums_kernel<S>, rows_and_columns(1, job.columns, stream), job, slabs);

@@ -24,7 +24,7 @@ CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "emulation"
 NAME = "rnnkern_emulated"
 
-CUDA_HOST = ("backend", "gemm", "plan", "pointwise", "stepwise")
+CUDA_HOST = ("backend", "gemm", "passes", "plan", "pointwise", "resident", "stepwise")
 SOURCES = [
     *sorted(CSRC.glob("*.cpp")),
     *(CSRC / "cuda" / f"{name}.cpp" for name in CUDA_HOST),
@@ -38,9 +38,12 @@ SYSTEM = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_path("i
 
 
 @cache
-def load(overlay: Path | None = None) -> ModuleType:
+def emulated() -> ModuleType:
     """The extension; built where it is missing or older than what it is made of."""
-    library = build(overlay)
+    return load(build())
+
+
+def load(library: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(NAME, library)
     assert spec is not None
     assert spec.loader is not None
@@ -53,7 +56,7 @@ def build(overlay: Path | None = None) -> Path:
     """The path of the extension's library."""
     folder = BUILD if overlay is None else overlay
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads() if overlay is None else 1) as pool:
         objects = list(pool.map(lambda source: compiled(source, overlay), SOURCES))
     library = folder / f"{NAME}.so"
     if is_older(library, objects):
@@ -86,7 +89,8 @@ def compiled(source: Path, overlay: Path | None) -> Path:
 
 def compile_one(source: Path, target: Path, first: list[str]) -> None:
     includes = [*first, f"-I{HERE / 'include'}", f"-I{HERE}", f"-I{CSRC}", *SYSTEM]
-    command = ["g++", "-x", "c++", *FLAGS, *DEFINES, *includes, "-MMD", "-c", str(source)]
+    fast = ["-O0"] if first else []  # an overlay is compiled for a few calls
+    command = ["g++", "-x", "c++", *FLAGS, *fast, *DEFINES, *includes, "-MMD", "-c", str(source)]
     run([*command, "-o", str(target)])
 
 

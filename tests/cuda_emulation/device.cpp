@@ -2,6 +2,8 @@
 // by the CUDA side.
 #include "cuda/device.h"
 
+#include <ATen/Context.h>
+
 #include <stdexcept>
 
 #include "cpu/backend.h"
@@ -13,9 +15,11 @@ int build_version() { return 13000; }
 
 bool serves(std::string_view device_type) { return device_type == "cpu"; }
 
+bool allow_tf32() { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
+
 // So little memory that sequences fall into several chunks.
 const Gpu& current_gpu() {
-  static const Gpu gpu{"emulation", 90, 4, 64 << 10, 64 << 10, 8 << 20, 16};
+  static const Gpu gpu{"emulation", 90, 8, 96 << 10, 8 << 20, 16};
   return gpu;
 }
 

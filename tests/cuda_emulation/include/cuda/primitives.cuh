@@ -16,6 +16,8 @@
 
 namespace rnnkern::cuda {
 
+inline constexpr int kCapability = 90;
+
 // ---- Conversions
 
 inline float widen(float value) { return value; }
@@ -116,6 +118,8 @@ V shuffle_xor(V value, int mask) {
   const unsigned source = emulation::lane() ^ static_cast<unsigned>(mask);
   return shuffle_from("shuffle_xor", value, source < 32 ? source : emulation::lane());
 }
+
+inline void give_up() { emulation::fail("the kernel gave up"); }
 
 inline void back_off(unsigned = 20) { emulation::poll("back_off"); }
 

@@ -1,0 +1,129 @@
+"""Claim: the kernels that keep the weights on the chip are right, as far as the emulation can tell.
+
+For every cell, arithmetic and division into blocks, forward and backward, and chunk after chunk.
+"""
+
+import pytest
+import torch
+from conftest import BACKENDS, EMULATION, GPU, switch_to
+from problems import Problem, exact, exact_gradients, our_gradients, ours, peer
+from tolerances import assert_all_accurate, assert_gradients_accurate, assert_same_bits, largest
+
+ARITHMETIC = {
+    "f32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+    "bf16": (torch.bfloat16, False),
+    "f16": (torch.float16, False),
+}
+# (T, N, I, H): units and rows that fill no tile, several blocks, several shards of the batch.
+SIZES = [(2, 3, 4, 8), (3, 19, 5, 40), (2, 1, 3, 75)]
+TF32_EPS = 2.0**-10
+
+
+@pytest.fixture(params=["cluster", "persistent"])
+def strategy(request, monkeypatch):
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", request.param)
+    return request.param
+
+
+@pytest.fixture(params=ARITHMETIC.values(), ids=ARITHMETIC.keys())
+def dtype(request, kernels, monkeypatch):
+    """The type of the tensors; None for float32 multiplied in TF32."""
+    dtype, tf32 = request.param
+    allow_tf32(monkeypatch, tf32)
+    return None if tf32 else dtype
+
+
+def allow_tf32(monkeypatch, allowed):
+    precision = "tf32" if allowed else "ieee"
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+
+
+@pytest.fixture(autouse=True, params=[name for name in BACKENDS if name in (EMULATION, GPU)])
+def kernels(request, monkeypatch):
+    """On the emulation, and on a GPU where there is one."""
+    if request.config.getoption("backend") not in (None, request.param):
+        pytest.skip("another backend was asked for")
+    switch_to(request.param, monkeypatch)
+
+
+def check(problem):
+    assert_all_accurate(ours(problem), peer(problem), exact(problem), problem.output_names)
+    assert_gradients_accurate(problem)
+
+
+def check_tf32(problem):
+    """Within some roundings of TF32, and not more exact than TF32 could be.
+
+    Without gradients where relu's jump may turn one over (see tolerances).
+    """
+    found, truth = ours(problem), exact(problem)
+    if problem.cell != "rnn_relu":
+        found, truth = [*found, *our_gradients(problem)], [*truth, *exact_gradients(problem)]
+    errors = [
+        largest(mine.double() - right) / largest(right)
+        for mine, right in zip(found, truth, strict=True)
+        if right is not None
+    ]
+    assert max(errors) < 4 * TF32_EPS
+    assert max(errors) > TF32_EPS / 64
+
+
+@pytest.mark.usefixtures("strategy", "poisoned")
+@pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-N{}-I{}-H{}".format(*s))
+def test_matches_reference(cell, dtype, size, D):
+    T, N, I, H = size
+    if dtype is None:
+        check_tf32(Problem(cell, torch.float32, T, N, I, H, D))
+    else:
+        check(Problem(cell, dtype, T, N, I, H, D))
+
+
+@pytest.mark.usefixtures("strategy", "poisoned")
+def test_across_chunks(cell, monkeypatch):
+    """The emulated GPU has so little memory that this takes several launches each way."""
+    allow_tf32(monkeypatch, False)
+    check(Problem(cell, T=40, N=2, I=3, H=33, D=2))
+
+
+@pytest.mark.usefixtures("strategy", "poisoned")
+def test_without_biases_and_with_some_gradients(cell, monkeypatch):
+    allow_tf32(monkeypatch, False)
+    problem = Problem(cell, T=3, N=3, H=17, bias=False)
+    check(problem)
+    names = problem.names
+    for wanted in (["x"], ["h0"], ["w_hh[0]"], []):
+        flags = [name in wanted for name in names]
+        truth = [g if w else None for g, w in zip(exact_gradients(problem), flags, strict=True)]
+        found = our_gradients(problem, flags)
+        assert_all_accurate(found, truth_like(truth), truth, names)
+
+
+def truth_like(truth):
+    return [None if t is None else t.float() for t in truth]
+
+
+@pytest.mark.usefixtures("strategy")
+def test_training_and_inference_and_every_run_give_the_same_bits(cell, dtype):
+    problem = Problem(cell, dtype or torch.float32, T=3, N=9, H=24, D=2)
+    first = ours(problem)
+    assert_same_bits(ours(problem, training=True), first)
+    gradients = [g for g in our_gradients(problem) if g is not None]
+    for _ in range(2):
+        assert_same_bits(ours(problem), first)
+        assert_same_bits([g for g in our_gradients(problem) if g is not None], gradients)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"dtype": torch.float64}, "float64"),
+        ({"lengths": (3, 1)}, "packed"),
+        ({"P": 3}, "projection"),
+        ({"H": 600}, "do not fit"),
+    ],
+)
+def test_what_it_cannot_run_is_refused(strategy, options, reason):
+    with pytest.raises(RuntimeError, match=f"RNNKERN_CUDA_STRATEGY: {strategy} .*{reason}"):
+        ours(Problem("lstm", **options))
