@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from cuda_emulation import build
 from problems import Problem, exact, exact_gradients, our_gradients, ours
 
+from cuda_emulation import build
 from rnnkern import _C
 
 LENGTHS = (7, 5, 5, 2, 1)
