@@ -46,18 +46,24 @@ std::string describe_blocks(const cuda::Plan& plan) {
          text(tiles.shards) + " shards of " + text(tiles.rows) + " rows of the batch";
 }
 
+// Why a strategy was not chosen.
+std::string describe_other(cuda::Strategy strategy, cuda::Work work, const cuda::Gpu& gpu) {
+  if (const auto reason = cuda::refusal(strategy, work, gpu)) return *reason;
+  work.training = true;
+  if (const auto reason = cuda::refusal(strategy, work, gpu)) return "possible without gradients only: " + *reason;
+  return "possible, but not measured on a GPU yet";
+}
+
 Explanation explain_gpu(const Cell& cell, DType storage, const Shape& shape, const std::string& device) {
   const cuda::Gpu gpu = find_gpu(device);
-  const cuda::Work work = gpu_work(cell, storage, shape, false);
+  const cuda::Work work = gpu_work(cell, storage, shape, /*training=*/false, /*backward=*/false);
   const cuda::Plan plan = cuda::choose_plan(work, gpu, cuda::forced_strategy());
   Explanation lines{{"device", gpu.name},
                     {"strategy", cuda::name(plan.strategy)},
                     {"blocks", describe_blocks(plan)},
                     {"input projection", std::to_string(plan.chunk_rows) + " rows ahead"}};
   for (const cuda::Strategy other : cuda::kStrategies) {
-    if (other == plan.strategy) continue;
-    const auto reason = cuda::refusal(other, work, gpu);
-    lines.emplace_back(cuda::name(other), reason ? *reason : "possible, but not measured on a GPU yet");
+    if (other != plan.strategy) lines.emplace_back(cuda::name(other), describe_other(other, work, gpu));
   }
   return lines;
 }

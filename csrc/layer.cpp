@@ -87,7 +87,7 @@ const cpu::Kernels& cpu_kernels(const Cell& cell, DType storage) {
   return cpu::active_backend().kernels[cell.index][storage == DType::kDouble ? 1 : 0];
 }
 
-cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool backward) {
+cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool training, bool backward) {
   cuda::Work work{};
   work.gates = cell.gates;
   work.storage = storage;
@@ -98,6 +98,7 @@ cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool ba
   work.output = shape.output();
   work.directions = shape.directions;
   work.packed = shape.rows < shape.steps * shape.batch;
+  work.training = training;
   work.backward = backward;
   return work;
 }
@@ -171,8 +172,8 @@ Weights Call::direction_weights(int direction) const {
   return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4])};
 }
 
-cuda::Plan Call::gpu_plan(bool backward) const {
-  const cuda::Work work = gpu_work(cell, common.storage(), shape, backward);
+cuda::Plan Call::gpu_plan(bool training, bool backward) const {
+  const cuda::Work work = gpu_work(cell, common.storage(), shape, training, backward);
   return cuda::choose_plan(work, cuda::current_gpu(), cuda::forced_strategy());
 }
 

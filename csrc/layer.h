@@ -68,7 +68,7 @@ class Rows {
 
 double forward_flops(const Cell& cell, const Shape& shape);
 const cpu::Kernels& cpu_kernels(const Cell& cell, DType storage);
-cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool backward);
+cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool training, bool backward);
 
 // What the tensors of a call have in common: x's dtype and device.
 class Common {
@@ -111,7 +111,7 @@ class Call {
   at::TensorOptions residual_options(int residual) const;
   Weights direction_weights(int direction) const;
   const at::Tensor& weight(size_t index) const { return weights_[index]; }
-  cuda::Plan gpu_plan(bool backward) const;
+  cuda::Plan gpu_plan(bool training, bool backward) const;
   at::Tensor scratch(size_t bytes) const;
 
   const Cell& cell;

@@ -13,7 +13,7 @@ void* part(const at::Tensor& tensor, int direction) {
 
 void run(const Call& call, const ForwardProblem& problem) {
   if (call.common.on_gpu()) {
-    const cuda::Plan plan = call.gpu_plan(false);
+    const cuda::Plan plan = call.gpu_plan(problem.training, false);
     const int cell = call.cell.index;
     const DType storage = call.common.storage();
     const at::Tensor scratch = call.scratch(cuda::forward_scratch(cell, storage, problem, plan));
@@ -27,7 +27,7 @@ void run(const Call& call, const ForwardProblem& problem) {
 
 void run(const Call& call, const BackwardProblem& problem) {
   if (call.common.on_gpu()) {
-    const cuda::Plan plan = call.gpu_plan(true);
+    const cuda::Plan plan = call.gpu_plan(true, true);
     const int cell = call.cell.index;
     const DType storage = call.common.storage();
     const at::Tensor scratch = call.scratch(cuda::backward_scratch(cell, storage, problem, plan));

@@ -21,7 +21,7 @@ def gpus() -> list[str]:
 
 
 def explain(
-    module: nn.Module, input: Tensor | PackedSequence, *, device: str | None = None
+    module: nn.Module, input: Tensor | PackedSequence, *, device: str | torch.device | None = None
 ) -> None:
     """Prints, for each layer of a module of rnnkern, how it would run forward on such an input.
 
@@ -30,7 +30,8 @@ def explain(
 
     Args:
         module: one of rnnkern's networks or cells.
-        input: what the module would be called with; only its shape, dtype and device count.
+        input: what the module would be called with. Only its shape, dtype and device count, and
+            they are not checked against the module's.
         device: 'cpu', 'cuda' for the current GPU, or one of rnnkern.gpus(), in place of the
             input's own device.
 
@@ -42,7 +43,7 @@ def explain(
     if not isinstance(module, _MODULES):
         raise TypeError(f"module: expected one of rnnkern's, got {type(module).__name__}")
     data = input.data if isinstance(input, PackedSequence) else input
-    where = device if device is not None else data.device.type
+    where = data.device.type if device is None else str(device)
     batch_sizes = _batch_sizes(module, input)
     is_own_gpu = where == data.device.type == "cuda"
     for name, I, H, P, D in _layers(module):

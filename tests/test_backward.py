@@ -83,7 +83,8 @@ def test_across_chunks(cell, D, lengths):
 @pytest.mark.usefixtures("backend")
 def test_more_rows_than_a_grid_has(cell):
     """At a step, and in the sums over a chunk of steps."""
-    assert_gradients_accurate(Problem(cell, torch.float64, T=1, N=70_000, I=1, H=1))
+    problem = Problem(cell, torch.float64, T=1, N=70_000, I=1, H=1)
+    assert_equivalent(our_gradients(problem), exact_gradients(problem))
 
 
 @pytest.mark.usefixtures("backend", "poisoned")

@@ -127,3 +127,9 @@ def test_training_and_inference_and_every_run_give_the_same_bits(cell, dtype):
 def test_what_it_cannot_run_is_refused(strategy, options, reason):
     with pytest.raises(RuntimeError, match=f"RNNKERN_CUDA_STRATEGY: {strategy} .*{reason}"):
         ours(Problem("lstm", **options))
+
+
+def test_a_batch_that_all_multiprocessors_cannot_hold_is_refused(monkeypatch):
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "persistent")
+    with pytest.raises(RuntimeError, match="a batch of 100000 do not fit"):
+        ours(Problem("gru", T=1, N=100_000, I=1))

@@ -65,14 +65,32 @@ def test_why_a_strategy_was_not_chosen(gpu, strategy, reason):
 )
 def test_a_strategy_is_refused_where_the_weights_do_not_fit(gpu, strategy, largest):
     """Sizes of an LSTM in bfloat16 with a batch of 16."""
-    assert "MiB" not in plan(gpu, H=largest)[strategy]
+    assert plan(gpu, H=largest)[strategy].startswith("possible")
     assert re.search(r"weights.*, [\d.]+ MiB, .* do not fit", plan(gpu, H=largest + 8)[strategy])
 
 
+@pytest.mark.parametrize(("strategy", "largest"), [("cluster", 408), ("persistent", 864)])
+def test_training_needs_more_room_than_inference(strategy, largest):
+    """As backward exchanges the gradients of all gates."""
+    assert plan("H200", H=largest)[strategy].startswith("possible, but")
+    assert plan("H200", H=largest + 8)[strategy].startswith(
+        "possible without gradients only: backward"
+    )
+
+
+@pytest.mark.parametrize("gpu", rnnkern.gpus())
+def test_batches_of_any_size_have_a_plan(gpu, cell):
+    """Of none, too: and no shard of the batch is empty."""
+    for N in (0, 1, 7, 529, 10**7):
+        found = plan(gpu, cell, T=2, N=N, H=16)
+        assert found["strategy"] == "stepwise"
+        assert set(found) >= {"cluster", "persistent"}
+
+
 def test_what_fits_depends_on_gates_and_dtype():
-    assert "MiB" in plan("H200", H=600)["cluster"]
-    assert "MiB" not in plan("H200", cell="gru", H=600)["cluster"]
-    assert "MiB" in plan("H200", dtype=torch.float32, H=400)["cluster"]
+    assert "possible" not in plan("H200", H=600)["cluster"]
+    assert "possible" in plan("H200", cell="gru", H=600)["cluster"]
+    assert "possible" not in plan("H200", dtype=torch.float32, H=400)["cluster"]
 
 
 @pytest.mark.parametrize(

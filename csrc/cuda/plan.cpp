@@ -37,7 +37,7 @@ resident::Layout layout_of(const Resident& plan, const Work& work) {
 }
 
 bool fits(const Resident& plan, const Work& work, const Gpu& gpu) {
-  return plan.units * plan.rows <= resident::kItems * resident::kThreads &&
+  return int64_t{plan.units} * plan.rows <= resident::kItems * resident::kThreads &&
          layout_of(plan, work).bytes <= gpu.shared_bytes;
 }
 
@@ -49,17 +49,20 @@ std::string resident_refusal(const Work& work) {
   return "";
 }
 
-// Groups of `blocks` blocks, each with a slice of units and of the batch.
-Resident divide(const Work& work, bool clusters, int blocks, int64_t shards) {
+// Groups of `blocks` blocks, each with a slice of units and of the batch; no shard is empty.
+Resident divide(const Work& work, bool clusters, int64_t blocks, int64_t shards) {
   const int64_t lines = ceil_div(work.hidden, resident::kUnitsAlign);
   const int64_t units = ceil_div(lines, blocks) * resident::kUnitsAlign;
+  const int64_t batch = std::max<int64_t>(work.batch, 1), rows = ceil_div(batch, shards);
   return {clusters, static_cast<int>(ceil_div(lines * resident::kUnitsAlign, units)), static_cast<int>(units),
-          static_cast<int>(ceil_div(work.batch, shards)), static_cast<int>(shards)};
+          static_cast<int>(rows), static_cast<int>(ceil_div(batch, rows))};
 }
 
 std::string too_large(const Work& work, const std::string& where) {
   const int64_t weights = work.gates * work.hidden * work.output * element_bytes(work.storage);
-  return "the recurrent weights of a direction, " + megabytes(weights) + ", and the exchange do not fit into " + where;
+  return std::string(work.backward ? "backward, " : "") + "the recurrent weights of a direction, " +
+         megabytes(weights) + ", the exchange and the states of a batch of " + std::to_string(work.batch) +
+         " do not fit into " + where;
 }
 
 // The smallest cluster that holds a direction's weights; a shard of the batch for each.
@@ -86,16 +89,21 @@ Choice choose_persistent(const Work& work, const Gpu& gpu) {
     const int64_t blocks = ceil_div(lines, lines_each), groups = gpu.multiprocessors / (blocks * work.directions);
     if (groups == 0) continue;
     const int64_t shards = std::min(groups, ceil_div(std::max<int64_t>(work.batch, 1), kLeastRows));
-    const Resident plan = divide(work, false, static_cast<int>(blocks), shards);
+    const Resident plan = divide(work, false, blocks, shards);
     if (fits(plan, work, gpu)) return {plan, ""};
   }
   return {{}, too_large(work, "the shared memory of " + std::to_string(gpu.multiprocessors) + " multiprocessors")};
 }
 
 Choice choose(Strategy strategy, const Work& work, const Gpu& gpu) {
-  if (strategy == Strategy::kCluster) return choose_cluster(work, gpu);
-  if (strategy == Strategy::kPersistent) return choose_persistent(work, gpu);
-  return {};
+  if (strategy == Strategy::kStepwise) return {};
+  const auto search = strategy == Strategy::kCluster ? choose_cluster : choose_persistent;
+  Choice choice = search(work, gpu);
+  if (!work.training || work.backward || !choice.refusal.empty()) return choice;
+  Work behind = work;
+  behind.backward = true;
+  choice.refusal = search(behind, gpu).refusal;
+  return choice;
 }
 
 // Gates of a thousandth of the device's memory, shared by the directions; those of one step at least.

@@ -39,6 +39,7 @@ struct Work {
   int64_t rows, batch, hidden, output;
   int directions;
   bool packed;    // the number of rows changes from step to step
+  bool training;  // a forward call that is refused where its backward would be
   bool backward;  // what is exchanged and multiplied is the gradient of the gates, not h
 };
 

@@ -168,7 +168,8 @@ class GridExchange {
                                           void* memory)
       : layout_(layout),
         rows_(rows),
-        barrier_(static_cast<GridBarrierState*>(memory) + place.group, uint32_t(plan.blocks), place.rank == 0),
+        barrier_(reinterpret_cast<GridBarrierState*>(static_cast<char*>(memory) + place.group * kBarrierBytes),
+                 uint32_t(plan.blocks), place.rank == 0),
         global_(static_cast<char*>(memory) + barrier_bytes(plan) + place.group * 2 * layout.exchange_bytes) {}
 
   __device__ __forceinline__ char* operand() const { return shared_memory<char>(layout_.operand); }
@@ -237,6 +238,7 @@ class ClusterExchange {
     sync_block();
     send(arrived);
     if (!mbarrier_wait_parity_cluster(arrived, (swaps_ - 1) / 2 % 2)) give_up();
+    sync_warp();  // lanes leave the wait one by one, and what follows is warp-wide
   }
 
  private:
@@ -297,15 +299,17 @@ __device__ __forceinline__ void clear(char* shared, int bytes) {
   }
 }
 
-// The operands start as zeros, so that no garbage beyond the last unit, row or step of depth is multiplied.
+// The operands start as zeros, so that no garbage beyond the last unit, row or step of depth is multiplied. rows_first:
+// neighbouring threads read neighbouring rows, and not elements of the depth.
 template <class Math, class Weight>
-__device__ __forceinline__ void load_weights(const Layout& layout, int rows, int depth, const Weight& weight) {
+__device__ __forceinline__ void load_weights(const Layout& layout, int rows, int depth, bool rows_first,
+                                             const Weight& weight) {
   using Element = typename Math::Element;
   clear(shared_memory<char>(layout.weights), layout.weights_bytes);
   clear(shared_memory<char>(layout.operand), layout.operands * layout.operand_bytes);
   sync_block();
   for (int i = threadIdx.x; i < rows * depth; i += kThreads) {
-    const int row = i / depth, k = i % depth;
+    const int row = rows_first ? i % rows : i / depth, k = rows_first ? i / rows : i % depth;
     auto* line = shared_memory<Element>(layout.weights + row * layout.pitch);
     line[layout.position(k)] = Math::round(weight(row, k));
   }
@@ -326,7 +330,7 @@ __device__ __forceinline__ void run_forward(const ForwardChunk& chunk) {
   float* const partial = shared_memory<float>(layout.partial);
   const int units = layout.units;
 
-  load_weights<Math>(layout, kGates * units, chunk.hidden, [&](int row, int k) {
+  load_weights<Math>(layout, kGates * units, chunk.hidden, false, [&](int row, int k) {
     const int64_t unit = part.slice.begin + row % units;
     return unit < H ? static_cast<const S*>(own.w_hh)[(row / units * H + unit) * H + k] : S{};
   });
@@ -427,7 +431,7 @@ __device__ __forceinline__ void run_backward(const BackwardChunk& chunk) {
   const int64_t row_step = chunk.row_step[part.direction], H = chunk.hidden;
   float* const partial = shared_memory<float>(layout.partial);
 
-  load_weights<Math>(layout, layout.units, kGates * chunk.hidden, [&](int row, int k) {
+  load_weights<Math>(layout, layout.units, kGates * chunk.hidden, true, [&](int row, int k) {
     const int64_t unit = part.slice.begin + row;
     return unit < H ? static_cast<const S*>(own.w_hh)[k * H + unit] : S{};
   });

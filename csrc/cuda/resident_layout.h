@@ -68,7 +68,9 @@ struct Layout {
   RNNKERN_HD int position(int k) const { return k / hidden * segment + k % hidden; }
 };
 
+inline constexpr int kBarrierBytes = 128;  // a cache line for each group, which its blocks poll
+
 // Of a call's exchange through the L2 cache, before the groups' own memory.
-RNNKERN_HD int barrier_bytes(const Resident& plan) { return Layout::round_up(2 * plan.shards * 8, 256); }
+RNNKERN_HD int barrier_bytes(const Resident& plan) { return 2 * plan.shards * kBarrierBytes; }
 
 }  // namespace rnnkern::cuda::resident
