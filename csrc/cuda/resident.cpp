@@ -28,6 +28,15 @@ char* take_exchange(Arena& arena, const Options& options, int directions, const 
   return memory;
 }
 
+// What all chunks of a call have in common.
+template <class Chunk>
+void describe(Chunk& chunk, const Shape& shape, const Resident& plan) {
+  chunk.plan = plan;
+  chunk.batch = static_cast<int>(shape.batch);
+  chunk.hidden = static_cast<int>(shape.hidden);
+  chunk.directions = shape.directions;
+}
+
 class Forward {
  public:
   Forward(const ForwardProblem& problem, const Options& options, Arena& arena) : shape_(problem.shape) {
@@ -40,10 +49,7 @@ class Forward {
       }
     }
     chunk_.exchange = take_exchange(arena, options, shape_.directions, layout);
-    chunk_.plan = options.plan;
-    chunk_.batch = static_cast<int>(shape_.batch);
-    chunk_.hidden = static_cast<int>(shape_.hidden);
-    chunk_.directions = shape_.directions;
+    describe(chunk_, shape_, options.plan);
   }
 
   void run(const Kernels& kernels) {
@@ -96,10 +102,7 @@ class Backward {
     const Layout layout(options.plan, static_cast<int>(shape_.hidden), 1, options.pass.cell.gates, element);
     for (int d = 0; d < shape_.directions; ++d) passes_.emplace_back(problem, options.pass, d, arena);
     chunk_.exchange = take_exchange(arena, options, shape_.directions, layout);
-    chunk_.plan = options.plan;
-    chunk_.batch = static_cast<int>(shape_.batch);
-    chunk_.hidden = static_cast<int>(shape_.hidden);
-    chunk_.directions = shape_.directions;
+    describe(chunk_, shape_, options.plan);
   }
 
   void run(const Kernels& kernels) {
