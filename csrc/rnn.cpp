@@ -1,5 +1,8 @@
 #include "rnn.h"
 
+#include <cstring>
+
+#include "cpu/scratch.h"
 #include "cuda/backend.h"
 
 namespace rnnkern {
@@ -9,6 +12,12 @@ namespace {
 void* part(const at::Tensor& tensor, int direction) {
   const int64_t bytes = tensor.numel() / tensor.size(0) * static_cast<int64_t>(tensor.element_size());
   return static_cast<char*>(tensor.data_ptr()) + direction * bytes;
+}
+
+// Filled as torch.empty is: with NaN where torch is told to.
+void fill_uninitialized(void* data, size_t bytes) {
+  const at::Context& torch = at::globalContext();
+  if (torch.deterministicAlgorithms() && torch.deterministicFillUninitializedMemory()) std::memset(data, 0xff, bytes);
 }
 
 void run(const Call& call, const ForwardProblem& problem) {
@@ -21,7 +30,10 @@ void run(const Call& call, const ForwardProblem& problem) {
   } else {
     const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());
     const int threads = cpu::choose_threads(forward_flops(call.cell, call.shape));
-    kernels.forward(problem, threads, call.scratch(kernels.forward_scratch(problem, threads)).data_ptr());
+    const size_t bytes = kernels.forward_scratch(problem, threads);
+    const cpu::Scratch scratch(bytes);
+    fill_uninitialized(scratch.data(), bytes);
+    kernels.forward(problem, threads, scratch.data());
   }
 }
 
@@ -35,7 +47,10 @@ void run(const Call& call, const BackwardProblem& problem) {
   } else {
     const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());
     const int threads = cpu::choose_threads(2 * forward_flops(call.cell, call.shape));
-    kernels.backward(problem, threads, call.scratch(kernels.backward_scratch(problem, threads)).data_ptr());
+    const size_t bytes = kernels.backward_scratch(problem, threads);
+    const cpu::Scratch scratch(bytes);
+    fill_uninitialized(scratch.data(), bytes);
+    kernels.backward(problem, threads, scratch.data());
   }
 }
 

@@ -96,7 +96,7 @@ class BackwardPass {
                          : dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_rows_;
     const Range blocks = division.blocks(w_hh_.blocks(), team_);
     if (own_.dh_wanted)
-      recurrent_product(started, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
+      recurrent_product(step, started, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
         T* p = dstate(0) + n * shape_.output() + column;
         store_units(Cell::kDirectH ? value + load_units(p, lanes) : value, p, lanes);
       });
@@ -113,10 +113,10 @@ class BackwardPass {
 
   // body(n, column, lanes, value) for value = gates[n] * W_hh.
   template <class Body>
-  void recurrent_product(Range rows, Range blocks, const T* gates, const Body& body) const {
+  void recurrent_product(int64_t step, Range rows, Range blocks, const T* gates, const Body& body) const {
     alignas(64) T tile[kRows * kWidth];
     const LeftMatrix<T> left{gates, gate_rows_, 1};
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+    for_blocks(blocks, step, [&](int64_t b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
         w_hh_.multiply(tile_rows, left.from_row(n), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
@@ -124,7 +124,7 @@ class BackwardPass {
                             [&](int64_t column, int64_t lanes, V value) { body(n + row, column, lanes, value); });
         }
       });
-    }
+    });
   }
 
   void run_cells(int64_t step, const Chunk& chunk, Range both, Range ended, Range blocks, const T* gates) {
@@ -135,7 +135,7 @@ class BackwardPass {
     const auto from_later_h = [&](int64_t n, int64_t unit, int64_t lanes) {
       return load_units(dstate(0) + n * shape_.hidden + unit, lanes);
     };
-    recurrent_product(both, blocks, gates, [&](int64_t n, int64_t unit, int64_t lanes, V value) {
+    recurrent_product(step, both, blocks, gates, [&](int64_t n, int64_t unit, int64_t lanes, V value) {
       V dh = value + from_output(n, unit, lanes);
       if constexpr (Cell::kDirectH) dh = dh + from_later_h(n, unit, lanes);
       run_cell(step, chunk, n, unit, lanes, dh);
@@ -154,7 +154,7 @@ class BackwardPass {
     const int64_t P = shape_.projection;
     const T* dy = dy_ + schedule_.offset(step) * y_stride_;
     T* out = dout_ + (schedule_.offset(step) - chunk.rows.begin) * P;
-    recurrent_product(both, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
+    recurrent_product(step, both, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
       store_units(value + load_units(dy + n * y_stride_ + column, lanes), out + n * P + column, lanes);
     });
     const int64_t last = std::min(P, blocks.end * kWidth);

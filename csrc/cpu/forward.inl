@@ -124,7 +124,7 @@ class ForwardPass {
   void run_rows(int64_t step, const Chunk& chunk, Range blocks, Range rows, LeftMatrix<T> h) {
     alignas(64) T tile[kRows * kWidth];
     const int64_t chunk_row = schedule_.offset(step) - chunk.rows.begin;
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+    for_blocks(blocks, step, [&](int64_t b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
         w_hh_.multiply(tile_rows, h.from_row(n), b, b_hh_ + b * kWidth, tile);
         const T* x_tile = x_gates_ + (b * chunk_rows_ + chunk_row + n) * kWidth;
@@ -132,7 +132,7 @@ class ForwardPass {
           run_cell(step, b, n + row, x_tile + row * kWidth, tile + row * kWidth, h.data + (n + row) * h.row_stride);
         }
       });
-    }
+    });
   }
 
   // One row of the batch and one block of units, from gate pre-activations to the new state.

@@ -90,6 +90,15 @@ void for_tiles(Range rows, int64_t tile, const Body& body) {
   }
 }
 
+// Calls body(block), upwards in even steps and downwards in odd ones: the blocks that a step read last are those that
+// the next reads first, and are still in the cache.
+template <class Body>
+void for_blocks(Range blocks, int64_t step, const Body& body) {
+  for (int64_t i = blocks.begin; i < blocks.end; ++i) {
+    body(step % 2 == 0 ? i : blocks.begin + blocks.end - 1 - i);
+  }
+}
+
 template <class T>
 Vec<T> load_units(const T* p, int64_t lanes) {
   return lanes >= Vec<T>::kLanes ? Vec<T>::load(p) : Vec<T>::load(p, lanes);
@@ -98,6 +107,25 @@ Vec<T> load_units(const T* p, int64_t lanes) {
 template <class T>
 void store_units(Vec<T> value, T* p, int64_t lanes) {
   lanes >= Vec<T>::kLanes ? value.store(p) : value.store(p, lanes);
+}
+
+// rows[i][j] becomes rows[j][i]. An interleave leaves a0 b0 a1 b1 ... in its two vectors, and each round of them doubles
+// the number of neighbours that belong together.
+template <class T>
+void transpose(Vec<T> (&rows)[Vec<T>::kLanes]) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  RNNKERN_UNROLL
+  for (int round = 1; round < kLanes; round *= 2) {
+    Vec<T> next[kLanes];
+    RNNKERN_UNROLL
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = rows[i];
+      next[2 * i + 1] = rows[i + kLanes / 2];
+      interleave(next[2 * i], next[2 * i + 1]);
+    }
+    RNNKERN_UNROLL
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
 }
 
 // The same tile as product_tile's, from rows of W as they are: out[row][column] = start + a(row) . w[column], for kDots
@@ -193,14 +221,22 @@ class TransposedMatrix {
     return w_ + (column / block_units_ * units_ + unit) * depth_;
   }
 
+  // A vector load takes a whole cache line of a row: rows whose distance is a power of two would evict one another.
   void pack_block(int64_t block) {
-    constexpr int64_t kDepthTile = 64 / sizeof(T);  // one cache line of each row of W at a time
+    using V = Vec<T>;
     T* panel = panels_ + block * depth_ * kWidth;
-    for (int64_t first = 0; first < depth_; first += kDepthTile) {
-      const int64_t end = std::min(first + kDepthTile, depth_);
-      for (int64_t column = 0; column < kWidth; ++column) {
-        const T* row = w_row(block, column);
-        for (int64_t k = first; k < end; ++k) panel[k * kWidth + column] = row[k];
+    for (int64_t column = 0; column < kWidth; column += V::kLanes) {
+      const T* w[V::kLanes];
+      for (int lane = 0; lane < V::kLanes; ++lane) w[lane] = w_row(block, column + lane);
+      for (int64_t k = 0; k < depth_; k += V::kLanes) {
+        V square[V::kLanes];
+        RNNKERN_UNROLL
+        for (int lane = 0; lane < V::kLanes; ++lane) square[lane] = load_units(w[lane] + k, depth_ - k);
+        transpose<T>(square);
+        RNNKERN_UNROLL
+        for (int lane = 0; lane < V::kLanes; ++lane) {
+          if (k + lane < depth_) square[lane].store(panel + (k + lane) * kWidth + column);
+        }
       }
     }
   }

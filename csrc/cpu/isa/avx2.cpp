@@ -64,6 +64,12 @@ RNNKERN_HD float reduce_add(Vec<float> a) {
   return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
 }
 
+RNNKERN_HD void interleave(Vec<float>& a, Vec<float>& b) {
+  const __m256 even = _mm256_unpacklo_ps(a.v, b.v), odd = _mm256_unpackhi_ps(a.v, b.v);
+  a.v = _mm256_permute2f128_ps(even, odd, 0x20);
+  b.v = _mm256_permute2f128_ps(even, odd, 0x31);
+}
+
 template <>
 struct Vec<double> {
   using Element = double;
@@ -101,6 +107,12 @@ RNNKERN_HD Vec<double> zero_where_le0(Vec<double> d, Vec<double> y) {
 RNNKERN_HD double reduce_add(Vec<double> a) {
   const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+}
+
+RNNKERN_HD void interleave(Vec<double>& a, Vec<double>& b) {
+  const __m256d even = _mm256_unpacklo_pd(a.v, b.v), odd = _mm256_unpackhi_pd(a.v, b.v);
+  a.v = _mm256_permute2f128_pd(even, odd, 0x20);
+  b.v = _mm256_permute2f128_pd(even, odd, 0x31);
 }
 
 #include "cpu/recurrence.inl"

@@ -54,6 +54,14 @@ RNNKERN_HD Vec<float> zero_where_le0(Vec<float> d, Vec<float> y) {
 
 RNNKERN_HD float reduce_add(Vec<float> a) { return _mm512_reduce_add_ps(a.v); }
 
+RNNKERN_HD void interleave(Vec<float>& a, Vec<float>& b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  const __m512 first = _mm512_permutex2var_ps(a.v, low, b.v);
+  b.v = _mm512_permutex2var_ps(a.v, high, b.v);
+  a.v = first;
+}
+
 template <>
 struct Vec<double> {
   using Element = double;
@@ -84,6 +92,13 @@ RNNKERN_HD Vec<double> zero_where_le0(Vec<double> d, Vec<double> y) {
   return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(y.v, _mm512_setzero_pd(), _CMP_NLE_UQ), d.v);
 }
 RNNKERN_HD double reduce_add(Vec<double> a) { return _mm512_reduce_add_pd(a.v); }
+
+RNNKERN_HD void interleave(Vec<double>& a, Vec<double>& b) {
+  const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+  const __m512d first = _mm512_permutex2var_pd(a.v, low, b.v);
+  b.v = _mm512_permutex2var_pd(a.v, high, b.v);
+  a.v = first;
+}
 
 #include "cpu/recurrence.inl"
 

@@ -99,6 +99,12 @@ template <class T>
 RNNKERN_HD T reduce_add(Vec<T> a) {
   return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]);
 }
+template <class T>
+RNNKERN_HD void interleave(Vec<T>& a, Vec<T>& b) {
+  const Vec<T> x = a, y = b;
+  a = Vec<T>::generate([&](int i) { return (i % 2 == 0 ? x : y).v[i / 2]; });
+  b = Vec<T>::generate([&](int i) { return (i % 2 == 0 ? x : y).v[2 + i / 2]; });
+}
 
 #include "cpu/recurrence.inl"
 
