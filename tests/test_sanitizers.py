@@ -91,8 +91,8 @@ MUTATIONS = [
         "array of the scratch a row too short",
         ADDRESS,
         "backward.inl",
-        "carried_ = arena.take<T>(shape_.batch * gate_rows_)",
-        "carried_ = arena.take<T>((shape_.batch - 1) * gate_rows_)",
+        "carried_ = arena.take<T>(shape_.batch * gate_stride_)",
+        "carried_ = arena.take<T>((shape_.batch - 1) * gate_stride_)",
     ),
     Mutation(
         "biases that are not there",

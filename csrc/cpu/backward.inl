@@ -7,6 +7,13 @@
 template <class Cell, class T>
 class BackwardPass {
   using V = Vec<T>;
+
+  // At least `count`, and an odd number of cache lines: a column of such rows spreads over all sets of a cache.
+  static int64_t odd_lines(int64_t count) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    return (ceil_div(count, kLine) | 1) * kLine;
+  }
+
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
   static constexpr int kRows = kTileRows<kPlainColumns>;
   static constexpr int64_t kWidth = kPlainWidth<T>;
@@ -18,6 +25,7 @@ class BackwardPass {
         schedule_(problem.shape, direction == 1),
         team_(team),
         gate_rows_(kGates * shape_.hidden),
+        gate_stride_(odd_lines(gate_rows_)),
         w_ih_(own_.weights.w_ih, gate_rows_, shape_.input, shape_.rows, 1),
         w_hh_(own_.weights.w_hh, gate_rows_, shape_.output(), shape_.batch, shape_.steps),
         w_hr_(own_.weights.w_hr, shape_.projection, shape_.hidden, shape_.batch, shape_.steps),
@@ -61,13 +69,10 @@ class BackwardPass {
     w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
     if (own_.dx != nullptr) w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
     if (projected) w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
-    dx_gates_ = arena.take<T>(chunk_rows_ * gate_rows_);
-    dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_rows_) : dx_gates_;
-    carried_ = arena.take<T>(shape_.batch * gate_rows_);
+    dx_gates_ = arena.take<T>(chunk_rows_ * gate_stride_);
+    dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_stride_) : dx_gates_;
+    carried_ = arena.take<T>(shape_.batch * gate_stride_);
     if (projected) dout_ = arena.take<T>(chunk_rows_ * shape_.projection);
-    // The operands of the weight gradients.
-    const int64_t left_rows = std::max(gate_rows_, shape_.projection);
-    left_ = arena.take<T>(ceil_div(left_rows, kRows) * kRows * chunk_rows_);
     const int64_t right_blocks = std::max({w_ih_.blocks(), w_hh_.blocks(), projected ? w_hr_.blocks() : 0});
     right_ = arena.take<T>(right_blocks * kWidth * chunk_rows_);
     scratch_bytes_ = arena.used();
@@ -93,7 +98,7 @@ class BackwardPass {
     const Range ended = intersect(division.batch, {continuing, schedule_.active(step - 1)});
     const T* gates = step == chunk.steps.end || step == 0
                          ? carried_
-                         : dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_rows_;
+                         : dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_stride_;
     const Range blocks = division.blocks(w_hh_.blocks(), team_);
     if (own_.dh_wanted)
       recurrent_product(step, started, blocks, gates, [&](int64_t n, int64_t column, int64_t lanes, V value) {
@@ -115,7 +120,7 @@ class BackwardPass {
   template <class Body>
   void recurrent_product(int64_t step, Range rows, Range blocks, const T* gates, const Body& body) const {
     alignas(64) T tile[kRows * kWidth];
-    const LeftMatrix<T> left{gates, gate_rows_, 1};
+    const LeftMatrix<T> left{gates, gate_stride_, 1};
     for_blocks(blocks, step, [&](int64_t b) {
       for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
         w_hh_.multiply(tile_rows, left.from_row(n), b, tile);
@@ -210,7 +215,7 @@ class BackwardPass {
     for (int k = Cell::kDirectH ? 0 : 1; k < kStates; ++k) {
       store_units(dstates[k], dstate(k) + n * H + unit, lanes);
     }
-    const int64_t gates = (row - chunk.rows.begin) * gate_rows_ + unit;
+    const int64_t gates = (row - chunk.rows.begin) * gate_stride_ + unit;
     RNNKERN_UNROLL
     for (int g = 0; g < kGates; ++g) {
       store_units(dx[g], dx_gates_ + gates + g * H, lanes);
@@ -228,23 +233,20 @@ class BackwardPass {
     bias_gradient(dx_gates_, count, first, own_.db_ih);
     bias_gradient(dr_gates_, count, first, own_.db_hh);
     if (own_.dw_ih != nullptr) {
-      pack_left(dx_gates_, gate_rows_, count);
       pack_right(chunk, shape_.input,
                  [&](int64_t step, int64_t n) { return x_ + (schedule_.offset(step) + n) * shape_.input; });
-      outer_product(gate_rows_, count, shape_.input, first, own_.dw_ih);
+      outer_product({dx_gates_, 1, gate_stride_}, gate_rows_, count, shape_.input, first, own_.dw_ih);
     }
     if (own_.dw_hh != nullptr) {
-      pack_left(dr_gates_, gate_rows_, count);
       pack_right(chunk, shape_.output(), [&](int64_t step, int64_t n) {
         return n < schedule_.continuing(step) ? y_ + (schedule_.offset(step - 1) + n) * y_stride_
                                               : initial(0) + n * shape_.output();
       });
-      outer_product(gate_rows_, count, shape_.output(), first, own_.dw_hh);
+      outer_product({dr_gates_, 1, gate_stride_}, gate_rows_, count, shape_.output(), first, own_.dw_hh);
     }
     if (own_.dw_hr != nullptr) {
-      pack_left(dout_, shape_.projection, count);
       pack_right(chunk, shape_.hidden, [&](int64_t step, int64_t n) { return new_h(schedule_.offset(step) + n); });
-      outer_product(shape_.projection, count, shape_.hidden, first, own_.dw_hr);
+      outer_product({dout_, 1, shape_.projection}, shape_.projection, count, shape_.hidden, first, own_.dw_hr);
     }
   }
 
@@ -261,27 +263,13 @@ class BackwardPass {
       V sum = first ? V(0) : load_units(out, lanes), lost = V(0);
       for_tiles({0, count}, 16, [&](int64_t row, int64_t rows) {
         V part = V(0);
-        for (int64_t k = row; k < row + rows; ++k) part = part + load_units(gates + k * gate_rows_ + gate, lanes);
+        for (int64_t k = row; k < row + rows; ++k) part = part + load_units(gates + k * gate_stride_ + gate, lanes);
         part = part - lost;
         const V next = sum + part;
         lost = (next - sum) - part;
         sum = next;
       });
       store_units(sum, out, lanes);
-    }
-  }
-
-  // left_ [tile][k][kRows]: this member's tiles of the transpose of matrix [count, rows], zero beyond the last row.
-  void pack_left(const T* matrix, int64_t rows, int64_t count) {
-    const Range tiles = my_tiles(rows);
-    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      T* out = left_ + tile * count * kRows;
-      const int64_t present = std::min<int64_t>(kRows, rows - tile * kRows);
-      for (int64_t k = 0; k < count; ++k) {
-        for (int64_t row = 0; row < kRows; ++row) {
-          out[k * kRows + row] = row < present ? matrix[k * rows + tile * kRows + row] : T(0);
-        }
-      }
     }
   }
 
@@ -300,16 +288,17 @@ class BackwardPass {
     team_.sync();
   }
 
-  // dw [rows, columns] (+)= left_ * right_.
-  void outer_product(int64_t rows, int64_t count, int64_t columns, bool first, void* dw) {
+  // dw [rows, columns] (+)= left * right_, left being [rows, count].
+  void outer_product(LeftMatrix<T> left, int64_t rows, int64_t count, int64_t columns, bool first, void* dw) {
     alignas(64) T tile[kRows * kWidth];
     const Range tiles = my_tiles(rows);
-    for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
-      for (int64_t i = tiles.begin; i < tiles.end; ++i) {
-        const LeftMatrix<T> left{left_ + i * count * kRows, 1, kRows};
-        product<T, kPlainColumns, kGradientDepthBlock>(kRows, left, count, right_ + b * count * kWidth, nullptr, tile);
-        const int64_t present = std::min<int64_t>(kRows, rows - i * kRows);
-        for (int64_t row = 0; row < present; ++row) {
+    for (int64_t i = tiles.begin; i < tiles.end; ++i) {
+      const int64_t tile_rows = std::min<int64_t>(kRows, rows - i * kRows);
+      for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
+        const T* panel = right_ + b * count * kWidth;
+        product<T, kPlainColumns, kGradientDepthBlock>(tile_rows, left.from_row(i * kRows), count, panel, nullptr,
+                                                       tile);
+        for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = static_cast<T*>(dw) + (i * kRows + row) * columns;
           for_plain_vectors(columns, b, tile + row * kWidth, [&](int64_t column, int64_t lanes, V value) {
             store_units(first ? value : value + load_units(out + column, lanes), out + column, lanes);
@@ -323,7 +312,7 @@ class BackwardPass {
   void input_gradient(const Chunk& chunk) {
     alignas(64) T tile[kRows * kWidth];
     const Range rows = share(chunk.rows.size(), team_.rank, team_.size);
-    const LeftMatrix<T> gates{dx_gates_, gate_rows_, 1};
+    const LeftMatrix<T> gates{dx_gates_, gate_stride_, 1};
     for (int64_t b = 0; b < w_ih_.blocks(); ++b) {
       for_tiles(rows, kRows, [&](int64_t first, int64_t tile_rows) {
         w_ih_.multiply(tile_rows, gates.from_row(first), b, tile);
@@ -340,23 +329,23 @@ class BackwardPass {
   void carry(const Chunk& chunk) {
     const int64_t step = chunk.steps.begin;
     const Range mine = share(schedule_.active(step), team_.rank, team_.size);
-    const T* gates = dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_rows_;
-    std::copy(gates + mine.begin * gate_rows_, gates + mine.end * gate_rows_, carried_ + mine.begin * gate_rows_);
+    const T* gates = dr_gates_ + (schedule_.offset(step) - chunk.rows.begin) * gate_stride_;
+    std::copy(gates + mine.begin * gate_stride_, gates + mine.end * gate_stride_, carried_ + mine.begin * gate_stride_);
   }
 
   const Shape& shape_;
   const BackwardDirection& own_;
   const Schedule schedule_;
   const Team team_;
-  const int64_t gate_rows_;
+  const int64_t gate_rows_, gate_stride_;  // G*H, and the distance of two rows of gate gradients
   PlainMatrix<T> w_ih_, w_hh_, w_hr_;
   const T *const x_, *const y_, *const dy_;
   const int64_t y_stride_;
 
   size_t scratch_bytes_ = 0;
   int64_t chunk_rows_ = 0;
-  T *dx_gates_ = nullptr, *dr_gates_ = nullptr;  // [row of the chunk, G*H]; one array unless kSplitGates
-  T* carried_ = nullptr;                         // [N, G*H]
+  T *dx_gates_ = nullptr, *dr_gates_ = nullptr;  // [row of the chunk, gate_stride]; one array unless kSplitGates
+  T* carried_ = nullptr;                         // [N, gate_stride]
   T* dout_ = nullptr;                            // [row of the chunk, P]
-  T *left_ = nullptr, *right_ = nullptr;
+  T* right_ = nullptr;                           // the weight gradients' right-hand operand
 };
