@@ -1,8 +1,8 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "autograd.h"
 #include "explain.h"
-#include "rnn.h"
 
 namespace py = pybind11;
 
@@ -18,6 +18,16 @@ py::dict cells() {
   return result;
 }
 
+// The function lives as long as the process: autograd may call it until the end.
+void set_differentiable_backward(py::function function) {
+  const py::handle callee = function.release();
+  rnnkern::set_differentiable_backward([callee](const rnnkern::BackwardCall& call) {
+    const py::gil_scoped_acquire gil;
+    return callee(call.cell, call.wanted, call.batch_sizes, call.inputs, call.output_gradients, call.outputs)
+        .cast<rnnkern::OptionalTensors>();
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -28,6 +38,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("gpus", &rnnkern::gpus);
   m.def("explain", &rnnkern::explain, py::arg("cell"), py::arg("dtype"), py::arg("batch_sizes"), py::arg("input"),
         py::arg("hidden"), py::arg("projection"), py::arg("directions"), py::arg("device"));
+  m.def("set_differentiable_backward", &set_differentiable_backward, py::arg("function"));
+  m.def("recurrence", &rnnkern::recurrence, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
+        py::arg("states"), py::arg("weights"), py::call_guard<py::gil_scoped_release>());
   m.def("forward", &rnnkern::forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
         py::arg("states"), py::arg("weights"), py::arg("training"), py::call_guard<py::gil_scoped_release>());
   m.def("backward", &rnnkern::backward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),

@@ -25,9 +25,9 @@ std::vector<int64_t> read_batch_sizes(const at::Tensor& batch_sizes) {
   const int64_t* sizes = dense.const_data_ptr<int64_t>();
   std::vector<int64_t> active(sizes, sizes + dense.numel());
   for (size_t t = 0; t < active.size(); ++t) {
-    check(active[t] > 0 && (t == 0 || active[t] <= active[t - 1]),
-          "batch_sizes: expected positive sizes that never increase, got ", active[t], " at time step ", t,
-          t == 0 ? "" : " after ", t == 0 ? "" : std::to_string(active[t - 1]));
+    const char* expected = "batch_sizes: expected positive sizes that never increase, got ";
+    check(active[t] > 0, expected, active[t], " at time step ", t);
+    check(t == 0 || active[t] <= active[t - 1], expected, active[t], " at time step ", t, " after ", active[t - 1]);
   }
   return active;
 }
@@ -40,11 +40,11 @@ const std::vector<Cell>& all_cells() {
 }
 
 const Cell& find_cell(const std::string& name) {
-  std::string known;
   for (const Cell& cell : all_cells()) {
     if (cell.name == name) return cell;
-    known += (known.empty() ? "" : ", ") + cell.name;
   }
+  std::string known;
+  for (const Cell& cell : all_cells()) known += (known.empty() ? "" : ", ") + cell.name;
   throw std::runtime_error("cell: expected one of " + known + ", got '" + name + "'");
 }
 
@@ -57,8 +57,8 @@ void check_plain(const char* name, const at::Tensor& tensor) {
   check(tensor.defined(), name, ": expected a tensor, got none");
   const bool wrapped = tensor.key_set().has_any(c10::DispatchKeySet(
       {Key::Python, Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Functionalize, Key::BatchedNestedTensor}));
-  check(!wrapped && tensor.layout() == c10::kStrided && tensor.has_storage() && !tensor.is_quantized(), name,
-        ": expected a dense tensor with memory of its own, got a ", tensor.toString(),
+  if (!wrapped && tensor.layout() == c10::kStrided && tensor.has_storage() && !tensor.is_quantized()) return;
+  check(false, name, ": expected a dense tensor with memory of its own, got a ", tensor.toString(),
         " (a wrapped, fake, sparse or quantized tensor)");
 }
 
@@ -145,6 +145,7 @@ at::Tensor Common::to_storage(const at::Tensor& tensor) const {
 Call::Call(const std::string& cell_name, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
            const Tensors& states, const OptionalTensors& weights)
     : cell(find_cell(cell_name)), common(x) {
+  single_step_ = !batch_sizes.has_value() && x.dim() == 2 && !states.empty() && states[0].dim() == 2;
   read_weights(weights);
   read_sequence(x, batch_sizes);
   read_states(states);
@@ -152,7 +153,9 @@ Call::Call(const std::string& cell_name, const at::Tensor& x, const std::optiona
 }
 
 std::vector<int64_t> Call::state_sizes(int state) const {
-  return {shape.directions, shape.batch, state == 0 ? shape.output() : shape.hidden};
+  const int64_t width = state == 0 ? shape.output() : shape.hidden;
+  if (single_step_) return {shape.batch, width};
+  return {shape.directions, shape.batch, width};
 }
 
 std::vector<int64_t> Call::residual_sizes(int residual) const {
@@ -214,11 +217,13 @@ void Call::read_weights(const OptionalTensors& weights) {
 
 void Call::read_sequence(const at::Tensor& input, const std::optional<at::Tensor>& batch_sizes) {
   const bool packed = batch_sizes.has_value();
-  const int64_t dims = packed ? 2 : 3;
+  const int64_t dims = packed || single_step_ ? 2 : 3;
   check(input.dim() == dims, "input must have ", dims, " dimensions, got ", input.dim());
   check(input.size(-1) == shape.input, "input.size(-1) must be equal to input_size. Expected ", shape.input, ", got ",
         input.size(-1));
-  rows_ = Rows(packed ? read_batch_sizes(*batch_sizes) : std::vector<int64_t>(input.size(0), input.size(1)));
+  check(!single_step_ || shape.directions == 1, "weights: expected 5 for a single step, got those of two directions");
+  const int64_t steps = single_step_ ? 1 : input.size(0);
+  rows_ = Rows(packed ? read_batch_sizes(*batch_sizes) : std::vector<int64_t>(steps, input.size(-2)));
   check(rows_.steps() > 0, "Expected sequence length to be larger than 0 in RNN");
   rows_.describe(shape);
   check(!packed || shape.rows == input.size(0), "batch_sizes: expected to sum to the ", input.size(0),
@@ -234,8 +239,10 @@ void Call::read_states(const Tensors& states) {
   for (int k = 0; k < cell.states; ++k) {
     common.check_tensor("hx", "hidden", states[k]);
     const std::vector<int64_t> expected = state_sizes(k);
-    check(states[k].sizes() == expected, "Expected hidden", cell.states > 1 ? "[" + std::to_string(k) + "]" : "",
-          " size ", at::IntArrayRef(expected), ", got ", states[k].sizes());
+    if (states[k].sizes() != expected) {
+      check(false, "Expected hidden", cell.states > 1 ? "[" + std::to_string(k) + "]" : "", " size ",
+            at::IntArrayRef(expected), ", got ", states[k].sizes());
+    }
     initial.push_back(common.prepare(states[k]));
   }
 }

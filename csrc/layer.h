@@ -126,6 +126,7 @@ class Call {
   void read_states(const Tensors& states);
   int saved_residual() const { return cell.states - 1; }
 
+  bool single_step_;
   Rows rows_{{}};
   std::vector<int64_t> y_sizes_;
   Tensors weights_;

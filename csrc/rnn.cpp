@@ -116,9 +116,10 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
     check_plain("residuals", residuals[i]);
     const int index = static_cast<int>(i);
     check_sizes("residuals", residuals[i], call.residual_sizes(index));
-    check(residuals[i].dtype() == call.residual_options(index).dtype() && residuals[i].is_contiguous() &&
-              residuals[i].device() == common.device(),
-          "residuals: expected the tensors that forward returned, got a ", residuals[i].toString());
+    const bool ours = residuals[i].dtype() == call.residual_options(index).dtype() && residuals[i].is_contiguous() &&
+                      residuals[i].device() == common.device();
+    check(ours, "residuals: expected the tensors that forward returned, got a tensor of dtype ", residuals[i].dtype(),
+          " on ", residuals[i].device());
   }
   common.check_tensor("y", "output", y);
   check_sizes("y", y, call.y_sizes());
@@ -134,7 +135,10 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
     dstates.push_back(at::empty(call.state_sizes(k), options).copy_(dfinal[k]));
   }
   at::Tensor dx;
-  if (wanted[0]) dx = at::empty({shape.directions, shape.rows, shape.input}, options);
+  if (wanted[0]) {
+    dx = shape.directions == 1 ? at::empty(x.sizes(), options)
+                               : at::empty({shape.directions, shape.rows, shape.input}, options);
+  }
   Tensors dweights(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     if (!wanted[1 + states.size() + i] || !call.weight(i).defined()) continue;
@@ -169,8 +173,7 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
 
   OptionalTensors gradients(wanted.size());
   if (wanted[0]) {
-    const at::Tensor sum = shape.directions == 1 ? dx[0] : dx[0].add(dx[1]);
-    gradients[0] = common.to_storage(sum.view(x.sizes()));
+    gradients[0] = common.to_storage(shape.directions == 1 ? dx : dx[0].add(dx[1]).view(x.sizes()));
   }
   for (int k = 0; k < state_count; ++k) {
     if (wanted[1 + k]) gradients[1 + k] = common.to_storage(dstates[k]);

@@ -5,6 +5,7 @@ and H without, G gates, D directions (1 or 2), M = sum(batch_sizes). All tensors
 dtype (float32, float64, bfloat16 or float16) and one device; none has to be contiguous.
 """
 
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
@@ -51,6 +52,27 @@ def explain(
     Raises RuntimeError for an unknown cell, dtype or device, or a strategy that cannot run.
     """
 
+def set_differentiable_backward(
+    function: Callable[
+        [str, list[bool], Tensor | None, list[Tensor | None], list[Tensor], list[Tensor]],
+        list[Tensor | None],
+    ],
+) -> None:
+    """Sets what `recurrence` calls instead of `backward` where gradients need gradients.
+
+    It is called with (cell, wanted, batch_sizes, [x, *states, *weights], [dy, *dfinal],
+    [y, *residuals]) and returns what `backward` returns, in a graph of autograd.
+    """
+
+def recurrence(
+    cell: str,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """`forward` without the residuals, as a function that autograd differentiates."""
+
 def forward(
     cell: str,
     x: Tensor,
@@ -62,9 +84,11 @@ def forward(
     """Runs one layer and returns [y, *final_states], and if training the residuals of backward too.
 
     x is [T, N, I], or [M, I] with batch_sizes ([T] int64 on the CPU, non-increasing); states are
-    [h0 [D, N, R]] or [h0, c0 [D, N, H]]; weights are D groups of w_ih [G*H, I], w_hh [G*H, R],
-    b_ih [G*H], b_hh [G*H] and w_hr [P, H], the last three None where the layer has none.
-    y is [T, N, D*R] or [M, D*R].
+    [h0 [D, N, R]] or [h0, c0 [D, N, H]]. A single step of one direction may also come as x [N, I]
+    and states without D, and its results likewise. weights are D groups of w_ih [G*H, I],
+    w_hh [G*H, R], b_ih [G*H], b_hh [G*H] and w_hr [P, H], the last three None where the layer has
+    none.
+    y is like x with D*R features.
 
     Raises RuntimeError for sizes, dtypes or devices that do not fit, and for T = 0.
     """

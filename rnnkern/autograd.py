@@ -2,7 +2,9 @@
 
 Surprising here:
 
-- Without gradients `recurrence` calls the kernel directly: an autograd.Function costs 25 us.
+- In plain eager mode the node of autograd's graph is C++ (csrc/autograd.cpp), which costs a third
+  of the Functions below. They are for the transforms of torch.func, and `RecurrenceBackward` also
+  for gradients of gradients.
 - Residuals (what the forward kernel keeps for the backward kernel) are outputs of the Function,
   because a Function under torch.func may save only inputs and outputs. They are marked as not
   differentiable; `recurrence` drops them.
@@ -37,25 +39,21 @@ def recurrence(
 ) -> list[Tensor]:
     """One layer with gradients: [y, *final_states].
 
-    Arguments, results and errors are those of `_C.forward`; every tensor but batch_sizes may
-    require a gradient, and the same tensor may stand in several places.
+    Arguments, results and errors are those of `_C.recurrence`, which are `reference.layer`'s;
+    every tensor but batch_sizes may require a gradient, and the same tensor may stand in several
+    places.
     """
     if torch._C._is_tracing():  # a trace would hold the allocation of the results, not the kernel
         raise RuntimeError("torch.jit.trace does not see rnnkern's kernels: trace rnnkern.to_torch")
-    if _is_differentiated(x, *states, *weights):
+    if _is_transformed():
         outputs = Recurrence.apply(cell, batch_sizes, x, *states, *weights)
         return list(outputs[: 1 + len(states)])
-    return _C.forward(cell, x, batch_sizes, list(states), list(weights), False)
+    return _C.recurrence(cell, x, batch_sizes, states, weights)
 
 
-def _is_differentiated(*tensors: Tensor | None) -> bool:
-    """Whether autograd or a torch.func transform has to see this call.
-
-    Tensors of a transform, or with a forward-mode tangent, need not require a gradient.
-    """
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, has to see this call."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,9 +88,8 @@ class Recurrence(torch.autograd.Function):
         wanted = ctx.needs_input_grad[2:]
         outputs = (y, *inputs[1 : 1 + CELLS[ctx.cell]["states"]])
         given = _materialized(output_gradients[: len(outputs)], outputs)
-        differentiated = _is_differentiated(*inputs, *given)
-        function = RecurrenceBackward.apply if differentiated else RecurrenceBackward.forward
-        gradients = function(ctx.cell, wanted, batch_sizes, *inputs, *given, y, *residuals)
+        tensors = (*inputs, *given, y, *residuals)
+        gradients = RecurrenceBackward.apply(ctx.cell, wanted, batch_sizes, *tensors)
         return None, None, *_scattered(gradients, wanted)
 
     @staticmethod
@@ -205,3 +202,20 @@ def _loop(
     rows = zip(range(info.batch_size), *columns, strict=False)
     results = [function.apply(*row) for _, *row in rows]
     return tuple(torch.stack(column) for column in zip(*results, strict=True)), 0
+
+
+def _differentiable_backward(
+    cell: str,
+    wanted: list[bool],
+    batch_sizes: Tensor | None,
+    inputs: list[Any],
+    output_gradients: list[Tensor],
+    outputs: list[Tensor],
+) -> list[Tensor | None]:
+    """`_C.backward`, in a graph of autograd: what C++ calls when gradients need gradients."""
+    tensors = (*inputs, *output_gradients, *outputs)
+    gradients = RecurrenceBackward.apply(cell, tuple(wanted), batch_sizes, *tensors)
+    return _scattered(gradients, wanted)
+
+
+_C.set_differentiable_backward(_differentiable_backward)

@@ -246,9 +246,8 @@ def _network(
     """A stack of layers: (output, *final_states)."""
     directions = 2 if bidirectional else 1
     _check_states(states, num_layers * directions)
-    weights = _weights_by_layer(
-        cell, input.shape[-1], states, params, has_biases, num_layers, directions
-    )
+    has_projection = _has_projection(cell, len(params), has_biases, num_layers * directions)
+    weights = _weights_by_layer(params, has_biases, has_projection, directions)
     if (dtype := _autocast_dtype(input)) is not None:
         (input,), states = _cast([input], dtype), _cast(states, dtype)
         weights = [_cast(layer, dtype) for layer in weights]
@@ -259,7 +258,12 @@ def _network(
     for index, own_states in enumerate(_by_layer(states, directions)):
         if index > 0 and dropout and train:
             x = torch.dropout(x, dropout, train)
-        x, *final = recurrence(cell, x, batch_sizes, own_states, weights[index])
+        try:
+            x, *final = recurrence(cell, x, batch_sizes, own_states, weights[index])
+        except RuntimeError:
+            # The kernel would not say which of the params it is.
+            _check_weights(cell, index, x.shape[-1], own_states, weights[index])
+            raise
         finals.append(final)
     output = x.transpose(0, 1) if time_second else x
     return output, *(finals[0] if num_layers == 1 else map(torch.cat, zip(*finals, strict=True)))
@@ -273,40 +277,36 @@ def _by_layer(states: Sequence[Tensor], directions: int) -> Iterable[Sequence[Te
 
 
 def _weights_by_layer(
+    params: Sequence[Tensor], has_biases: bool, has_projection: bool, directions: int
+) -> list[list[Tensor | None]]:
+    """Per layer D groups of w_ih, w_hh, b_ih, b_hh, w_hr, with None for those that are absent."""
+    present = (True, True, has_biases, has_biases, has_projection) * directions
+    remaining = iter(params)
+    layers = len(params) // sum(present)
+    return [[next(remaining) if flag else None for flag in present] for _ in range(layers)]
+
+
+def _check_weights(
     cell: str,
+    layer: int,
     input_size: int,
     states: Sequence[Tensor],
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    directions: int,
-) -> list[list[Tensor | None]]:
-    """Per layer D groups of w_ih, w_hh, b_ih, b_hh, w_hr, with None for those that are absent.
-
-    Their shapes are checked against those of the input and the states.
-    """
-    groups = num_layers * directions
-    has_projection = _has_projection(cell, len(params), has_biases, groups)
-    present = (True, True, has_biases, has_biases, has_projection)
+    weights: Sequence[Tensor | None],
+) -> None:
+    """Raises if the shape of one of a layer's weights does not fit its input and states."""
+    w_hr = weights[4]
     # The last state shows H, except where it is the only one and a projection made it narrower.
-    only_projected = has_projection and len(states) == 1
-    hidden = (params if only_projected else states)[-1].shape[-1]
-    out = states[0].shape[-1] if has_projection else hidden
+    shows_hidden = states[-1] if w_hr is None or len(states) > 1 else w_hr
+    hidden = shows_hidden.shape[-1]
+    out = hidden if w_hr is None else states[0].shape[-1]
     rows = CELLS[cell]["gates"] * hidden
-    remaining = iter(params)
-    layers = []
-    for layer in range(num_layers):
-        shapes = ((rows, input_size), (rows, out), (rows,), (rows,), (out, hidden))
-        weights: list[Tensor | None] = []
-        for direction in range(directions):
-            for place in range(5):
-                weight = next(remaining) if present[place] else None
-                if present[place] and (weight is None or weight.shape != shapes[place]):
-                    raise _misshapen(weight, shapes[place], _name(place, layer, direction))
-                weights.append(weight)
-        layers.append(weights)
-        input_size = directions * out
-    return layers
+    shapes = ((rows, input_size), (rows, out), (rows,), (rows,), (out, hidden))
+    for index, weight in enumerate(weights):
+        direction, place = divmod(index, len(shapes))
+        if weight is not None and weight.shape != shapes[place]:
+            name = _name(place, layer, direction)
+            expected = f"expected {name} of shape {list(shapes[place])} (by input and hx)"
+            raise ValueError(f"params: {expected}, got {list(weight.shape)}")
 
 
 def _has_projection(cell: str, count: int, has_biases: bool, groups: int) -> bool:
@@ -325,12 +325,6 @@ def _name(place: int, layer: int, direction: int) -> str:
     """The name that torch.nn gives to a parameter."""
     kind = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")[place]
     return f"{kind}_l{layer}" + "_reverse" * direction
-
-
-def _misshapen(weight: Tensor | None, shape: tuple[int, ...], name: str) -> ValueError:
-    got = None if weight is None else list(weight.shape)
-    text = f"params: expected {name} of shape {list(shape)} (by input and hx), got {got}"
-    return ValueError(text)
 
 
 def _check_states(states: Sequence[Tensor], count: int) -> None:
@@ -366,9 +360,7 @@ def _step(
     if (dtype := _autocast_dtype(input)) is not None:
         (input,), states = _cast([input], dtype), _cast(states, dtype)
         weights = _cast(weights, dtype)
-    states = [state.unsqueeze(0) for state in states]
-    _, *final = recurrence(cell, input.unsqueeze(0), None, states, weights)
-    return [torch.squeeze_copy(state, 0) for state in final]  # no views: users detach_() states
+    return recurrence(cell, input, None, states, weights)[1:]
 
 
 def _check_step(input: Tensor, states: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor) -> None:

@@ -70,21 +70,26 @@ class _Network(nn.RNNBase):
         if hx is None:
             self.check_input(input, batch_sizes)
             hx = self._zeros(input, batch_sizes)
+        try:
+            output, *hidden = _NETWORKS[self.mode](
+                input,
+                hx,
+                self._flat_weights,
+                self.bias,
+                self.num_layers,
+                self.dropout,
+                self.training,
+                self.bidirectional,
+                self.batch_first,
+                batch_sizes=batch_sizes,
+            )
+        except (RuntimeError, ValueError) as error:
+            failure = error
         else:
-            self.check_forward_args(input, hx, batch_sizes)
-        output, *hidden = _NETWORKS[self.mode](
-            input,
-            hx,
-            self._flat_weights,
-            self.bias,
-            self.num_layers,
-            self.dropout,
-            self.training,
-            self.bidirectional,
-            self.batch_first,
-            batch_sizes=batch_sizes,
-        )
-        return output, hidden[0] if len(hidden) == 1 else tuple(hidden)
+            return output, hidden[0] if len(hidden) == 1 else tuple(hidden)
+        # The checks of torch.nn take as long as a small step: they are for their texts.
+        self.check_forward_args(input, hx, batch_sizes)
+        raise failure
 
     def _zeros(self, input: Tensor, batch_sizes: Tensor | None) -> Hidden:
         return input.new_zeros(self.get_expected_hidden_size(input, batch_sizes))

@@ -82,18 +82,21 @@ def layer(
 
     Args:
         cell: a name in STEPS.
-        x: [T, N, I], or [M, I] with batch_sizes.
+        x: [T, N, I], or [M, I] with batch_sizes; [N, I] for a single step.
         batch_sizes: [T] int64, non-increasing: the active rows of each step of a PackedSequence.
-        states: [h0 [D, N, R]], or [h0, c0 [D, N, H]] for an LSTM.
+        states: [h0 [D, N, R]], or [h0, c0 [D, N, H]] for an LSTM; without D for a single step.
         weights: D groups of w_ih [G*H, I], w_hh [G*H, R], b_ih [G*H], b_hh [G*H], w_hr [P, H];
             the last three may be None.
 
     Returns:
-        [y, *final_states]: y [T, N, D*R] or [M, D*R], direction 0 first; final states like states.
+        [y, *final_states]: y like x with D*R features, direction 0 first; final states like states.
 
     Raises:
         RuntimeError: T is 0 (the text is torch.nn's).
     """
+    if batch_sizes is None and x.dim() == 2:
+        x, *states = (tensor.unsqueeze(0) for tensor in (x, *states))
+        return [output.squeeze(0) for output in layer(cell, x, None, states, weights)]
     rows: Sequence[Tensor] = x.unbind() if batch_sizes is None else x.split(batch_sizes.tolist())
     if len(rows) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from cuda_emulation import build
 
-from rnnkern import _C
+from rnnkern import _C, autograd
 
 DTYPES = {
     "f32": torch.float32,
@@ -78,13 +78,16 @@ def switch_to(backend, monkeypatch):
     """Sends every call of a kernel to the backend, whatever calls it."""
     if backend == EMULATION:
         emulated = build.emulated()
-        monkeypatch.setattr(_C, "forward", emulated.forward)
-        monkeypatch.setattr(_C, "backward", emulated.backward)
+        emulated.set_differentiable_backward(autograd._differentiable_backward)
+        for name in ("recurrence", "forward", "backward"):
+            monkeypatch.setattr(_C, name, getattr(emulated, name))
     elif backend == GPU:
         monkeypatch.setattr(problems, "DEVICE", GPU)
         monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
         for name in ("forward", "backward"):
             monkeypatch.setattr(_C, name, on_device(getattr(_C, name), GPU))
+        # The node in C++ would look for gradients on the other side of the copies.
+        monkeypatch.setattr(autograd, "_is_transformed", lambda: True)
     else:
         monkeypatch.setenv("RNNKERN_ISA", backend)
 

@@ -31,7 +31,9 @@ STAIRCASE = {
 # The only C++ that may see torch: the layer that faces it, and the adapters below.
 TORCH_FACING = {"cpu/parallel.cpp", "cuda/device.cpp", "cuda/gemm.cpp"}
 TORCH_FACING |= {"bindings.cpp"} | {
-    f"{name}.{suffix}" for name in ("rnn", "explain", "layer") for suffix in ("h", "cpp")
+    f"{name}.{suffix}"
+    for name in ("autograd", "rnn", "explain", "layer")
+    for suffix in ("h", "cpp")
 }
 
 # A room includes only from itself and from the rooms named behind it; files of csrc/ are rooms too.
@@ -43,7 +45,8 @@ ROOMS = {
     "layer": {"cells", "common", "cpu", "cuda"},
     "rnn": {"layer", "common", "cpu", "cuda"},
     "explain": {"layer", "common", "cpu", "cuda"},
-    "bindings": {"explain", "rnn"},
+    "autograd": {"rnn", "layer"},
+    "bindings": {"autograd", "explain"},
 }
 
 
