@@ -1,8 +1,10 @@
 #include "rnn.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <cstring>
 
-#include "cpu/scratch.h"
+#include "cpu/memory.h"
 #include "cuda/backend.h"
 
 namespace rnnkern {
@@ -18,6 +20,16 @@ void* part(const at::Tensor& tensor, int direction) {
 void fill_uninitialized(void* data, size_t bytes) {
   const at::Context& torch = at::globalContext();
   if (torch.deterministicAlgorithms() && torch.deterministicFillUninitializedMemory()) std::memset(data, 0xff, bytes);
+}
+
+// torch.empty, in memory that is kept for later calls where torch would take it from the system.
+at::Tensor kept_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  constexpr size_t kLarge = 1 << 20;
+  const size_t bytes = c10::multiply_integers(sizes) * options.dtype().itemsize();
+  if (!options.device().is_cpu() || bytes < kLarge) return at::empty(sizes, options);
+  void* data = cpu::allocate(bytes);
+  fill_uninitialized(data, bytes);
+  return at::from_blob(data, sizes, [bytes](void* block) { cpu::release(block, bytes); }, options);
 }
 
 void run(const Call& call, const ForwardProblem& problem) {
@@ -73,7 +85,7 @@ Tensors forward(const std::string& cell, const at::Tensor& x, const std::optiona
   for (int k = 0; k < state_count; ++k) outputs.push_back(at::empty(call.state_sizes(k), options));
   Tensors residuals;
   for (int i = 0; training && i < call.cell.residuals; ++i) {
-    residuals.push_back(at::empty(call.residual_sizes(i), call.residual_options(i)));
+    residuals.push_back(kept_empty(call.residual_sizes(i), call.residual_options(i)));
   }
 
   if (call.shape.rows > 0) {

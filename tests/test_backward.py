@@ -28,6 +28,7 @@ from rnnkern.autograd import recurrence
 SIZES = [
     (1, 1, 1, 1),
     (1, 3, 4, 16),
+    (1, 40, 19, 70),
     (7, 1, 5, 17),
     (2, 1, 33, 65),
     (3, 7, 9, 33),

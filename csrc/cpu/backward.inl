@@ -44,7 +44,7 @@ class BackwardPass {
     team_.sync();
     for (int64_t end = shape_.steps; end > 0;) {
       const Chunk chunk = schedule_.chunk_until(end, chunk_rows_);
-      const Division division = Division::choose(schedule_, chunk, team_);
+      const Division division = Division::choose(schedule_, chunk, team_, w_hh_.shared());
       for (int64_t step = end; step > chunk.steps.begin; --step) run_boundary(step, chunk, division);
       if (division.by_batch) team_.sync();
       weight_gradients(chunk, end == shape_.steps);
@@ -66,9 +66,12 @@ class BackwardPass {
     chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
     const bool projected = shape_.projection > 0;
-    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
-    if (own_.dx != nullptr) w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
-    if (projected) w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
+    // One chunk, however many threads the team turns out to have.
+    if (shape_.rows <= std::max(shape_.batch, kLeastChunkRows)) w_ih_.go_through_once();
+    if (shape_.steps == 1) w_hh_.go_through_once();
+    w_hh_.lay_out(arena, team_.rank, team_.size);
+    if (own_.dx != nullptr) w_ih_.lay_out(arena, team_.rank, team_.size);
+    if (projected) w_hr_.lay_out(arena, team_.rank, team_.size);
     dx_gates_ = arena.take<T>(chunk_rows_ * gate_stride_);
     dr_gates_ = Cell::kSplitGates ? arena.take<T>(chunk_rows_ * gate_stride_) : dx_gates_;
     carried_ = arena.take<T>(shape_.batch * gate_stride_);
@@ -119,10 +122,12 @@ class BackwardPass {
   // body(n, column, lanes, value) for value = gates[n] * W_hh.
   template <class Body>
   void recurrent_product(int64_t step, Range rows, Range blocks, const T* gates, const Body& body) const {
+    if (rows.begin >= rows.end) return;
     alignas(64) T tile[kRows * kWidth];
     const LeftMatrix<T> left{gates, gate_stride_, 1};
     for_blocks(blocks, step, [&](int64_t b) {
-      for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
+      w_hh_.open(b);
+      for_tiles(rows, w_hh_.tile_rows(), [&](int64_t n, int64_t tile_rows) {
         w_hh_.multiply(tile_rows, left.from_row(n), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           for_plain_vectors(shape_.output(), b, tile + row * kWidth,
@@ -176,7 +181,7 @@ class BackwardPass {
     const LeftMatrix<T> left{dout_ + (schedule_.offset(step) - chunk.rows.begin) * P, P, 1};
     const Range blocks = division.blocks(w_hr_.blocks(), team_);
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
+      for_tiles(rows, w_hr_.tile_rows(), [&](int64_t n, int64_t tile_rows) {
         w_hr_.multiply(tile_rows, left.from_row(n), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           for_plain_vectors(shape_.hidden, b, tile + row * kWidth, [&](int64_t unit, int64_t lanes, V value) {
@@ -292,10 +297,10 @@ class BackwardPass {
   void outer_product(LeftMatrix<T> left, int64_t rows, int64_t count, int64_t columns, bool first, void* dw) {
     alignas(64) T tile[kRows * kWidth];
     const Range tiles = my_tiles(rows);
-    for (int64_t i = tiles.begin; i < tiles.end; ++i) {
-      const int64_t tile_rows = std::min<int64_t>(kRows, rows - i * kRows);
-      for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
-        const T* panel = right_ + b * count * kWidth;
+    for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
+      const T* panel = right_ + b * count * kWidth;
+      for (int64_t i = tiles.begin; i < tiles.end; ++i) {
+        const int64_t tile_rows = std::min<int64_t>(kRows, rows - i * kRows);
         product<T, kPlainColumns, kGradientDepthBlock>(tile_rows, left.from_row(i * kRows), count, panel, nullptr,
                                                        tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
@@ -311,10 +316,14 @@ class BackwardPass {
 
   void input_gradient(const Chunk& chunk) {
     alignas(64) T tile[kRows * kWidth];
-    const Range rows = share(chunk.rows.size(), team_.rank, team_.size);
+    const int64_t count = chunk.rows.size();
+    const bool by_rows = w_ih_.shared();
+    const Range rows = by_rows ? share(count, team_.rank, team_.size) : Range{0, count};
+    const Range blocks = by_rows ? Range{0, w_ih_.blocks()} : share(w_ih_.blocks(), team_.rank, team_.size);
     const LeftMatrix<T> gates{dx_gates_, gate_stride_, 1};
-    for (int64_t b = 0; b < w_ih_.blocks(); ++b) {
-      for_tiles(rows, kRows, [&](int64_t first, int64_t tile_rows) {
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+      w_ih_.open(b);
+      for_tiles(rows, w_ih_.tile_rows(), [&](int64_t first, int64_t tile_rows) {
         w_ih_.multiply(tile_rows, gates.from_row(first), b, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = static_cast<T*>(own_.dx) + (chunk.rows.begin + first + row) * shape_.input;

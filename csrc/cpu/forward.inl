@@ -34,8 +34,8 @@ class ForwardPass {
 
   Plan plan() const {
     const Chunk first = schedule_.chunk_from(0, chunk_rows_);
-    const bool by_batch = Division::choose(schedule_, first, team_).by_batch;
-    return {shape_.directions, team_.size, by_batch, w_hh_.packed(), chunk_rows_};
+    const bool by_batch = Division::choose(schedule_, first, team_, w_hh_.shared()).by_batch;
+    return {shape_.directions, team_.size, by_batch, w_hh_.shared(), chunk_rows_};
   }
 
   void run() {
@@ -43,7 +43,7 @@ class ForwardPass {
     team_.sync();
     for (int64_t step = 0; step < shape_.steps;) {
       const Chunk chunk = schedule_.chunk_from(step, chunk_rows_);
-      const Division division = Division::choose(schedule_, chunk, team_);
+      const Division division = Division::choose(schedule_, chunk, team_, w_hh_.shared());
       project_input(chunk, division);
       for (; step < chunk.steps.end; ++step) run_step(step, chunk, division);
       if (division.by_batch) team_.sync();
@@ -59,9 +59,12 @@ class ForwardPass {
     const int64_t row_bytes = w_hh_.blocks() * kWidth * static_cast<int64_t>(sizeof(T));
     chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
-    w_ih_.set_panels(arena.take<T>(w_ih_.panels_size()));
-    w_hh_.set_panels(arena.take<T>(w_hh_.panels_size()));
-    w_hr_.set_panels(arena.take<T>(w_hr_.panels_size()));
+    // One chunk, however many threads the team turns out to have.
+    if (shape_.rows <= std::max(shape_.batch, kLeastChunkRows)) w_ih_.go_through_once();
+    if (shape_.steps == 1) w_hh_.go_through_once();
+    w_ih_.lay_out(arena, team_.rank, team_.size);
+    w_hh_.lay_out(arena, team_.rank, team_.size);
+    w_hr_.lay_out(arena, team_.rank, team_.size);
     b_ih_ = arena.take<T>(w_hh_.blocks() * kWidth);
     b_hh_ = arena.take<T>(w_hh_.blocks() * kWidth);
     x_gates_ = arena.take<T>(w_hh_.blocks() * chunk_rows_ * kWidth);
@@ -94,11 +97,13 @@ class ForwardPass {
   // x_gates_ [block][row of the chunk][width] = W_ih x + b_ih.
   void project_input(const Chunk& chunk, const Division& division) {
     const int64_t count = chunk.rows.size();
-    const Range rows = division.by_batch ? share(count, team_.rank, team_.size) : Range{0, count};
-    const Range blocks = division.blocks(w_hh_.blocks(), team_);
+    const bool by_rows = division.by_batch && w_ih_.shared();
+    const Range rows = by_rows ? share(count, team_.rank, team_.size) : Range{0, count};
+    const Range blocks = by_rows ? Range{0, w_ih_.blocks()} : share(w_ih_.blocks(), team_.rank, team_.size);
     const LeftMatrix<T> x{x_ + chunk.rows.begin * shape_.input, shape_.input, 1};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      for_tiles(rows, kRows, [&](int64_t row, int64_t tile_rows) {
+      w_ih_.open(b);
+      for_tiles(rows, w_ih_.tile_rows(), [&](int64_t row, int64_t tile_rows) {
         w_ih_.multiply(tile_rows, x.from_row(row), b, b_ih_ + b * kWidth, x_gates_ + (b * chunk_rows_ + row) * kWidth);
       });
     }
@@ -122,10 +127,12 @@ class ForwardPass {
   }
 
   void run_rows(int64_t step, const Chunk& chunk, Range blocks, Range rows, LeftMatrix<T> h) {
+    if (rows.begin >= rows.end) return;
     alignas(64) T tile[kRows * kWidth];
     const int64_t chunk_row = schedule_.offset(step) - chunk.rows.begin;
     for_blocks(blocks, step, [&](int64_t b) {
-      for_tiles(rows, kRows, [&](int64_t n, int64_t tile_rows) {
+      w_hh_.open(b);
+      for_tiles(rows, w_hh_.tile_rows(), [&](int64_t n, int64_t tile_rows) {
         w_hh_.multiply(tile_rows, h.from_row(n), b, b_hh_ + b * kWidth, tile);
         const T* x_tile = x_gates_ + (b * chunk_rows_ + chunk_row + n) * kWidth;
         for (int64_t row = 0; row < tile_rows; ++row) {
@@ -186,7 +193,7 @@ class ForwardPass {
     const int64_t first = schedule_.offset(step);
     const LeftMatrix<T> h{h_row(first, 0), shape_.hidden, 1};
     for (int64_t b = y_blocks.begin; b < y_blocks.end; ++b) {
-      for_tiles(rows, kPlainRows, [&](int64_t n, int64_t tile_rows) {
+      for_tiles(rows, w_hr_.tile_rows(), [&](int64_t n, int64_t tile_rows) {
         w_hr_.multiply(tile_rows, h.from_row(n), b, kNoBias, tile);
         for (int64_t row = 0; row < tile_rows; ++row) {
           T* out = y_ + (first + n + row) * y_stride_;

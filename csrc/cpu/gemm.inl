@@ -173,38 +173,86 @@ void dots(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* const w[kDots],
   dot_tile<T, kRows>(a, depth, w, start, out, out_stride);
 }
 
-// Packing a matrix costs about as much as reading it eight times.
-inline bool worth_packing(int64_t rows, int64_t products) { return ceil_div(rows, kMostDotRows) * products > 8; }
+// Packing a matrix costs about as much as reading it six times.
+inline bool worth_packing(int64_t rows, int64_t products) { return ceil_div(rows, kMostDotRows) * products > 6; }
+
+// Bump allocator over the caller's scratch; with a null base it only measures.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    T* result = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += static_cast<size_t>(ceil_div(count * static_cast<int64_t>(sizeof(T)), 64) * 64);
+    return result;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+// Where the packed blocks of a right-hand matrix lie, if it is packed: all of them for the whole team, or, where the
+// matrix is gone through only once, one for each member, who packs a block when he comes to it.
+template <class T>
+class Panels {
+ public:
+  Panels(bool packed, int64_t blocks, int64_t block_size) : packed_(packed), blocks_(blocks), block_size_(block_size) {}
+
+  int64_t blocks() const { return blocks_; }
+  // For the team: to be packed before the products, and then there for all.
+  bool shared() const { return packed_ && !once_; }
+  // Before memory is taken.
+  void go_through_once() { once_ = true; }
+
+  void lay_out(Arena& arena, int rank, int size) {
+    T* base = arena.take<T>(packed_ ? (once_ ? size : blocks_) * block_size_ : 0);
+    panels_ = base == nullptr ? nullptr : base + (once_ ? rank * block_size_ : 0);
+  }
+
+ protected:
+  bool packed() const { return packed_; }
+  bool once() const { return packed_ && once_; }
+  T* panel(int64_t block) const { return once_ ? panels_ : panels_ + block * block_size_; }
+
+ private:
+  bool packed_, once_ = false;
+  int64_t blocks_, block_size_;
+  T* panels_ = nullptr;
+};
 
 // W^T as the right-hand matrix of products, W being [groups * units, depth]. A block of its columns holds, group by
 // group, the units [block * block_units, (block + 1) * block_units). Packed, unless W would be read too few times.
 template <class T, int kColumns>
-class TransposedMatrix {
+class TransposedMatrix : public Panels<T> {
  public:
   static constexpr int64_t kWidth = kColumns * Vec<T>::kLanes;
   static constexpr int kRows = kTileRows<kColumns>;
 
   // The products to come: `products` of them, of `rows` rows each.
   TransposedMatrix(const void* w, int64_t groups, int64_t units, int64_t depth, int64_t rows, int64_t products)
-      : w_(static_cast<const T*>(w)),
-        groups_(groups),
+      : Panels<T>(worth_packing(rows, products), ceil_div(units, kWidth / groups), depth * kWidth),
+        w_(static_cast<const T*>(w)),
         units_(units),
         depth_(depth),
-        block_units_(kWidth / groups),
-        packed_(worth_packing(rows, products)) {}
+        block_units_(kWidth / groups) {}
 
-  int64_t blocks() const { return ceil_div(units_, block_units_); }
-  bool packed() const { return packed_; }
-  int64_t panels_size() const { return packed_ ? blocks() * depth_ * kWidth : 0; }
-  void set_panels(T* panels) { panels_ = panels; }
+  // The rows that a product should have, so that it reads the block once.
+  int64_t tile_rows() const { return this->packed() ? kRows : kMostDotRows; }
 
-  void pack(Range blocks) {
-    for (int64_t b = blocks.begin; packed_ && b < blocks.end; ++b) pack_block(b);
+  void pack(Range blocks) const {
+    for (int64_t b = blocks.begin; this->shared() && b < blocks.end; ++b) pack_block(b);
+  }
+  // Comes before the products with a block.
+  void open(int64_t block) const {
+    if (this->once()) pack_block(block);
   }
 
   // out [rows][width] = start [width] + a * block, for 1 <= rows <= kRows.
   void multiply(int64_t rows, LeftMatrix<T> a, int64_t block, const T* start, T* out) const {
-    if (packed_) return product<T, kColumns>(rows, a, depth_, panels_ + block * depth_ * kWidth, start, out);
+    if (this->packed()) return product<T, kColumns>(rows, a, depth_, this->panel(block), start, out);
     for (int64_t column = 0; column < kWidth; column += kDots) {
       const T* w[kDots];
       for (int dot = 0; dot < kDots; ++dot) w[dot] = w_row(block, column + dot);
@@ -222,9 +270,9 @@ class TransposedMatrix {
   }
 
   // A vector load takes a whole cache line of a row: rows whose distance is a power of two would evict one another.
-  void pack_block(int64_t block) {
+  void pack_block(int64_t block) const {
     using V = Vec<T>;
-    T* panel = panels_ + block * depth_ * kWidth;
+    T* panel = this->panel(block);
     for (int64_t column = 0; column < kWidth; column += V::kLanes) {
       const T* w[V::kLanes];
       for (int lane = 0; lane < V::kLanes; ++lane) w[lane] = w_row(block, column + lane);
@@ -242,9 +290,7 @@ class TransposedMatrix {
   }
 
   const T* w_;
-  int64_t groups_, units_, depth_, block_units_;
-  bool packed_;
-  T* panels_ = nullptr;
+  int64_t units_, depth_, block_units_;
 };
 
 // A vector of biases [groups * units] (nullptr: zeros), in the order of a TransposedMatrix's block.
@@ -306,35 +352,42 @@ template <class T, int kRows>
 
 // A matrix W [depth, columns] as the right-hand matrix of products. Packed, unless it would be read too few times.
 template <class T>
-class PlainMatrix {
+class PlainMatrix : public Panels<T> {
  public:
   static constexpr int64_t kWidth = kPlainWidth<T>;
   static constexpr int kRows = kTileRows<kPlainColumns>;
 
   // The products to come: `products` of them, of `rows` rows each.
   PlainMatrix(const void* w, int64_t depth, int64_t columns, int64_t rows, int64_t products)
-      : w_(static_cast<const T*>(w)), depth_(depth), columns_(columns), packed_(worth_packing(rows, products)) {}
+      : Panels<T>(worth_packing(rows, products), ceil_div(columns, kWidth), depth * kWidth),
+        w_(static_cast<const T*>(w)),
+        depth_(depth),
+        columns_(columns) {}
 
-  int64_t blocks() const { return ceil_div(columns_, kWidth); }
-  int64_t panels_size() const { return packed_ ? blocks() * depth_ * kWidth : 0; }
-  void set_panels(T* panels) { panels_ = panels; }
+  // The rows that a product should have, so that it reads the block once.
+  int64_t tile_rows() const { return this->packed() ? kRows : kMostDotRows; }
 
-  void pack(Range blocks) {
-    const auto row = [this](int64_t k) { return w_ + k * columns_; };
-    for (int64_t b = blocks.begin; packed_ && b < blocks.end; ++b) {
-      pack_plain<T>(row, {0, depth_}, columns_, b, panels_ + b * depth_ * kWidth);
-    }
+  void pack(Range blocks) const {
+    for (int64_t b = blocks.begin; this->shared() && b < blocks.end; ++b) pack_block(b);
+  }
+  // Comes before the products with a block.
+  void open(int64_t block) const {
+    if (this->once()) pack_block(block);
   }
 
   // out [rows][width] = a * block, for 1 <= rows <= kRows.
   void multiply(int64_t rows, LeftMatrix<T> a, int64_t block, T* out) const {
-    if (packed_) return product<T, kPlainColumns>(rows, a, depth_, panels_ + block * depth_ * kWidth, nullptr, out);
+    if (this->packed()) return product<T, kPlainColumns>(rows, a, depth_, this->panel(block), nullptr, out);
     for_tiles({0, rows}, kMostDotRows, [&](int64_t row, int64_t count) {
       multiply_unpacked<kMostDotRows>(count, a.from_row(row), block, out + row * kWidth);
     });
   }
 
  private:
+  void pack_block(int64_t block) const {
+    pack_plain<T>([this](int64_t k) { return w_ + k * columns_; }, {0, depth_}, columns_, block, this->panel(block));
+  }
+
   template <int kTile>
   void multiply_unpacked(int64_t rows, LeftMatrix<T> a, int64_t block, T* out) const {
     if constexpr (kTile > 1) {
@@ -350,8 +403,6 @@ class PlainMatrix {
 
   const T* w_;
   int64_t depth_, columns_;
-  bool packed_;
-  T* panels_ = nullptr;
 };
 
 // Calls body(columns_offset, lanes, vector) over the part of a plain tile's row that lies inside the matrix.
@@ -365,21 +416,3 @@ void for_plain_vectors(int64_t columns, int64_t block, const T* tile_row, const 
     body(offset, columns - offset, V::load(tile_row + column * V::kLanes));
   }
 }
-
-// Bump allocator over the caller's scratch; with a null base it only measures.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    T* result = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += static_cast<size_t>(ceil_div(count * static_cast<int64_t>(sizeof(T)), 64) * 64);
-    return result;
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* base_;
-  size_t used_ = 0;
-};

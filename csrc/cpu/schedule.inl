@@ -41,15 +41,16 @@ inline Range share_batch(const Schedule& schedule, const Chunk& chunk, const Tea
           batch_boundary(schedule, chunk, team.rank + 1, team.size)};
 }
 
-// How a team divides a chunk. By batch, each member runs the chunk's steps alone on its rows; with too few rows for
-// that, each member owns hidden units and they meet at a barrier after every product.
+// How a team divides a chunk. By batch, each member runs the chunk's steps alone on its rows and reads all weights;
+// with too few rows or steps for that, each member owns hidden units and they meet at a barrier after every product.
 struct Division {
   bool by_batch;
   Range batch;  // this member's rows
 
-  static Division choose(const Schedule& schedule, const Chunk& chunk, const Team& team) {
-    constexpr int64_t kRowsPerMember = 4;  // fewer would stream the weights for too little work
-    const bool by_batch = chunk.rows.size() >= kRowsPerMember * team.size * chunk.steps.size();
+  // worth_packing is that of the recurrent weights: without it they are read from afar.
+  static Division choose(const Schedule& schedule, const Chunk& chunk, const Team& team, bool worth_packing) {
+    constexpr int64_t kRowsPerMember = 8;  // fewer would stream the weights for too little work
+    const bool by_batch = worth_packing && chunk.rows.size() >= kRowsPerMember * team.size * chunk.steps.size();
     if (team.size == 1 || !by_batch) return {team.size == 1, {0, INT64_MAX}};
     return {true, share_batch(schedule, chunk, team)};
   }

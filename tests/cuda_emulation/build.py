@@ -27,7 +27,7 @@ NAME = "rnnkern_emulated"
 CUDA_HOST = ("backend", "gemm", "passes", "plan", "pointwise", "resident", "stepwise")
 SOURCES = [
     *sorted(CSRC.glob("*.cpp")),
-    CSRC / "cpu" / "scratch.cpp",
+    CSRC / "cpu" / "memory.cpp",
     *(CSRC / "cuda" / f"{name}.cpp" for name in CUDA_HOST),
     *sorted((CSRC / "cuda" / "instances").glob("*.cu")),
     *(HERE / f"{name}.cpp" for name in ("cublas", "device", "emulation", "runtime")),

@@ -101,6 +101,8 @@ CHANGES = (
         "kChunkBytes = 1 << 20, kLeastChunkRows = 256;",
         "kChunkBytes = 16 << 10, kLeastChunkRows = 8;",
     ),
+    # Small batches are divided.
+    Change("cpu/schedule.inl", "kRowsPerMember = 8;", "kRowsPerMember = 2;"),
 )
 FLOAT = "sizeof(T) == 4"
 PROGRAMS = {
