@@ -63,7 +63,7 @@ template <class T, int kColumns, int kRows>
 
 // One running sum over a great depth gathers rounding errors; sums of this many terms, added up, gather far fewer.
 // Weight gradients sum over all rows of a sequence, and torch.nn adds theirs up step by step.
-inline constexpr int64_t kDepthBlock = 128, kGradientDepthBlock = 64;
+inline constexpr int64_t kDepthBlock = 128, kGradientDepthBlock = 32;
 
 // out [rows][width] = start [width] + a * panel, for 1 <= rows <= kTileRows; no start if nullptr.
 template <class T, int kColumns, int64_t kBlock = kDepthBlock, int kRows = kTileRows<kColumns>>
