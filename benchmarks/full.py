@@ -67,6 +67,19 @@ def read(path: Path) -> Known:
     return Known({str(row): row for row in rows}, content["memory"])
 
 
+def read_other_threads(path: Path, threads: int) -> dict[int, list[Row]]:
+    """The rows of the machine's other files, by the number of threads."""
+    found = {}
+    mark = f"-{threads}threads-"
+    for other in (
+        path.parent.glob(path.name.replace(mark, "-*threads-")) if mark in path.name else []
+    ):
+        number = int(re.findall(r"-(\d+)threads-", other.name)[-1])
+        if number != threads:
+            found[number] = list(read(other).rows.values())
+    return found
+
+
 def run(out: Path | None, selection: Selection) -> int:
     """Measure the selection, save, draw and print all that the file then has; the exit status."""
     ours, baseline = contenders()
@@ -78,6 +91,7 @@ def run(out: Path | None, selection: Selection) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = read(path)
     results = FullResults(facts, list(known.rows.values()), memory=known.memory)
+    results.other_threads = read_other_threads(path, threads)
     print(full_report.contenders_text(facts))
     limits = load_roofline(facts["cpu"], threads, path)
     parts = selection.parts(set(known.rows))

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from . import memory
+from . import memory, scaling
 from .contenders import MODULES, OURS
 from .grid import BATCHES, HIDDENS, SQUARE, STEPS
 from .report import Results, failures_text, geometric_mean, machine_text, write_json
@@ -25,6 +25,8 @@ class FullResults(Results):
 
     memory: dict[str, dict[str, int]] = field(default_factory=dict)
     """Bytes by cell and contender: memory.measure."""
+    other_threads: dict[int, list[Row]] = field(default_factory=dict)
+    """What was measured before with other numbers of threads."""
 
 
 def save_json(results: FullResults, path: Path) -> None:
@@ -116,7 +118,7 @@ def broken_text(rows: Sequence[Row]) -> list[str]:
 
 
 def save_pictures(results: FullResults, path: Path) -> list[Path]:
-    """Two PNG files beside the JSON, if anything of the square grid was measured."""
+    """PNG files beside the JSON, if anything of the square grid was measured."""
     if not any(row.shape in SQUARE for row in results.rows):
         return []
     ratios = path.with_name(path.stem + "-ratios.png")
@@ -127,7 +129,12 @@ def save_pictures(results: FullResults, path: Path) -> list[Path]:
     draw_maps(
         results, limit, lambda row: row.fraction, "{:.0%}", ("YlGnBu", Normalize(0, 1)), fractions
     )
-    return [ratios, fractions]
+    curves = path.with_name(path.stem + "-scaling.png")
+    threads = results.facts["threads"]
+    rows = results.other_threads | {threads: results.rows}
+    title = f"Time of a call and memory\n{machine_text(results.facts)}"
+    scaling.draw(rows, threads, results.memory, title, curves)
+    return [ratios, fractions, curves]
 
 
 def draw_maps(

@@ -118,12 +118,41 @@ def test_training_and_inference_give_the_same_bits(cell, dtype, size):
 
 
 @pytest.mark.usefixtures("backend", "threads")
-@pytest.mark.parametrize("size", [SIZES[8], BIG[0]], ids=[IDS[8], BIG_IDS[0]])
+@pytest.mark.parametrize("size", [SIZES[9], BIG[0]], ids=[IDS[9], BIG_IDS[0]])
 def test_two_runs_give_the_same_bits(cell, dtype, size):
     problem = Problem(cell, dtype, *size, D=2)
     expected = ours(problem)
     for _ in range(3):
         assert_same_bits(ours(problem), expected)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("isa", _C.backends())
+@pytest.mark.parametrize("N", [3, 33])
+def test_rows_of_the_batch_do_not_depend_on_each_other(cell, isa, N, monkeypatch):
+    """Neither on their values nor on their places: the bits are the same."""
+    monkeypatch.setenv("RNNKERN_ISA", isa)
+    x, _, states, weights = Problem(cell, T=4, N=N, I=9, H=35, D=2).layer
+    order = torch.randperm(N)
+    keep = order[0].item()
+
+    def answer(x, states):
+        y, *rest = _C.forward(cell, x, None, states, weights, True)
+        finals, residuals = rest[: len(states)], rest[len(states) :]
+        wanted = [True] * (1 + len(states)) + [False] * len(weights)
+        gradients = _C.backward(cell, x, None, states, weights, y, residuals, y, finals, wanted)
+        return [y, *finals, *gradients[: 1 + len(states)]]
+
+    def row(tensors, n):
+        return [tensor[:, n] for tensor in tensors]
+
+    found = answer(x, states)
+    moved = answer(x[:, order], [state[:, order] for state in states])
+    assert_same_bits([tensor[:, order] for tensor in found], moved)
+    others = [torch.randn_like(tensor) for tensor in (x, *states)]
+    for other, tensor in zip(others, (x, *states), strict=True):
+        other[:, keep] = tensor[:, keep]
+    assert_same_bits(row(answer(others[0], others[1:]), keep), row(found, keep))
 
 
 @pytest.mark.usefixtures("backend")
