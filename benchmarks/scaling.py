@@ -76,4 +76,5 @@ def draw_memory(axis: Any, sizes: Mapping[str, int]) -> None:
     values = [sizes[name] / 2**20 for name in names]
     bars = axis.bar(names, values, color=[OURS_COLOR, SECOND_COLOR][: len(names)])
     axis.bar_label(bars, [f"{value:.0f}" for value in values])
+    axis.margins(y=0.12)
     axis.set_xlabel("peak memory of a training step, MiB")
