@@ -62,11 +62,13 @@ def draw_times(axis: Any, name: str, points: Mapping[int, Mapping[str, Row]]) ->
             list(found), best, style, color=SECOND_COLOR, marker=".", label=f"best other, {mode}"
         )
         axis.plot(list(found), ours, style, color=OURS_COLOR, marker=".", label=f"{OURS}, {mode}")
+    axis.set_xlabel(name)
+    if not any(points.values()):
+        return
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks(list(points), [str(x) for x in points])
     axis.minorticks_off()
-    axis.set_xlabel(name)
     axis.grid(color="#e4e4e4")
 
 

@@ -26,6 +26,13 @@ OptionalTensors optional(at::TensorList tensors) {
   return result;
 }
 
+// Whether a transform of torch.func has to see what is done with the tensor.
+bool is_transformed(const at::Tensor& tensor) {
+  using Key = c10::DispatchKey;
+  return tensor.defined() &&
+         tensor.key_set().has_any(c10::DispatchKeySet({Key::FuncTorchBatched, Key::FuncTorchGradWrapper}));
+}
+
 struct ForwardCall {
   const std::string& cell;
   const std::optional<at::Tensor>& batch_sizes;
@@ -76,7 +83,8 @@ class Recurrence : public torch::autograd::Function<Recurrence> {
       call.output_gradients.push_back(gradient.defined() ? gradient
                                                          : at::zeros_like(i == 0 ? call.outputs[0] : call.inputs[i]));
     }
-    const bool again = torch::autograd::compute_requires_grad(call.inputs, call.output_gradients);
+    const bool again = torch::autograd::compute_requires_grad(call.inputs, call.output_gradients) ||
+                       std::any_of(output_gradients.begin(), output_gradients.end(), is_transformed);
     const OptionalTensors gradients = again ? differentiable_backward()(call) : run(call, cell);
     variable_list result{at::Tensor()};  // of the ForwardCall
     for (size_t i = 0; i < call.inputs.size(); ++i) {

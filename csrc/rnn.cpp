@@ -24,9 +24,11 @@ void fill_uninitialized(void* data, size_t bytes) {
 
 // torch.empty, in memory that is kept for later calls where torch would take it from the system.
 at::Tensor kept_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  constexpr size_t kLarge = 1 << 20;
-  const size_t bytes = c10::multiply_integers(sizes) * options.dtype().itemsize();
-  if (!options.device().is_cpu() || bytes < kLarge) return at::empty(sizes, options);
+  constexpr double kLarge = 1 << 20, kPossible = 1LL << 48;  // torch reports what would overflow
+  double size = static_cast<double>(options.dtype().itemsize());
+  for (const int64_t count : sizes) size *= static_cast<double>(count);
+  if (!options.device().is_cpu() || size < kLarge || size > kPossible) return at::empty(sizes, options);
+  const auto bytes = static_cast<size_t>(size);
   void* data = cpu::allocate(bytes);
   fill_uninitialized(data, bytes);
   return at::from_blob(data, sizes, [bytes](void* block) { cpu::release(block, bytes); }, options);

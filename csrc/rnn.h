@@ -1,8 +1,9 @@
 // The torch-facing side: checks, allocation and the choice of device and backend. One layer, D directions, per call.
 //
 // Shapes (letters as in common/problem.h): x [T, N, I], or [M, I] with batch_sizes, an int64 CPU tensor [T] that never
-// increases and sums to M, or [N, I] for a single step of one direction, where states have no D and y is [N, R]. states: h [D, N, R], then the cell's further states [D, N, H]. weights: for each direction
-// w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or none, w_hr [P, H] or none. All floating tensors share one dtype
+// increases and sums to M. states: h [D, N, R], then the cell's further states [D, N, H]. weights: for each direction
+// w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or none, w_hr [P, H] or none. A single step of one direction may come
+// as x [N, I] with states without D; its results have neither T nor D then. All floating tensors share one dtype
 // (float32, float64, bfloat16 or float16) and one device; any strides. 16-bit types are computed in float32; a GPU's
 // kernels read and write them as they are, a CPU's get them converted.
 #pragma once

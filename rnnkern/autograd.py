@@ -213,7 +213,8 @@ def _differentiable_backward(
     outputs: list[Tensor],
 ) -> list[Tensor | None]:
     """`_C.backward`, in a graph of autograd: what C++ calls when gradients need gradients."""
-    tensors = (*inputs, *output_gradients, *outputs)
+    y, *residuals = outputs
+    tensors = (*inputs, *output_gradients, y.detach(), *residuals)
     gradients = RecurrenceBackward.apply(cell, tuple(wanted), batch_sizes, *tensors)
     return _scattered(gradients, wanted)
 

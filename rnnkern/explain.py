@@ -43,7 +43,8 @@ def explain(
     if not isinstance(module, _MODULES):
         raise TypeError(f"module: expected one of rnnkern's, got {type(module).__name__}")
     data = input.data if isinstance(input, PackedSequence) else input
-    where = data.device.type if device is None else str(device)
+    wanted = data.device if device is None else device
+    where = wanted.type if isinstance(wanted, torch.device) else wanted
     batch_sizes = _batch_sizes(module, input)
     is_own_gpu = where == data.device.type == "cuda"
     for name, I, H, P, D in _layers(module):

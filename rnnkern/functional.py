@@ -260,10 +260,12 @@ def _network(
             x = torch.dropout(x, dropout, train)
         try:
             x, *final = recurrence(cell, x, batch_sizes, own_states, weights[index])
-        except RuntimeError:
-            # The kernel would not say which of the params it is.
-            _check_weights(cell, index, x.shape[-1], own_states, weights[index])
-            raise
+        except RuntimeError as error:
+            # The kernel does not say which of the params it is.
+            wrong = _wrong_weight(cell, index, x.shape[-1], own_states, weights[index])
+            if wrong is None:
+                raise
+            raise wrong from error
         finals.append(final)
     output = x.transpose(0, 1) if time_second else x
     return output, *(finals[0] if num_layers == 1 else map(torch.cat, zip(*finals, strict=True)))
@@ -281,19 +283,29 @@ def _weights_by_layer(
 ) -> list[list[Tensor | None]]:
     """Per layer D groups of w_ih, w_hh, b_ih, b_hh, w_hr, with None for those that are absent."""
     present = (True, True, has_biases, has_biases, has_projection) * directions
-    remaining = iter(params)
     layers = len(params) // sum(present)
+    for index, param in enumerate(params):
+        if param is None:
+            raise _none_among(present, index)
+    remaining = iter(params)
     return [[next(remaining) if flag else None for flag in present] for _ in range(layers)]
 
 
-def _check_weights(
+def _none_among(present: Sequence[bool], index: int) -> ValueError:
+    """The error of None at an index of params, where a layer has the places that are present."""
+    layer, place = divmod(index, sum(present))
+    direction, kind = divmod([i for i, flag in enumerate(present) if flag][place], 5)
+    return ValueError(f"params: expected {_name(kind, layer, direction)}, got None")
+
+
+def _wrong_weight(
     cell: str,
     layer: int,
     input_size: int,
     states: Sequence[Tensor],
     weights: Sequence[Tensor | None],
-) -> None:
-    """Raises if the shape of one of a layer's weights does not fit its input and states."""
+) -> ValueError | None:
+    """What is wrong with the shape of one of a layer's weights, by its input and states."""
     w_hr = weights[4]
     # The last state shows H, except where it is the only one and a projection made it narrower.
     shows_hidden = states[-1] if w_hr is None or len(states) > 1 else w_hr
@@ -306,7 +318,8 @@ def _check_weights(
         if weight is not None and weight.shape != shapes[place]:
             name = _name(place, layer, direction)
             expected = f"expected {name} of shape {list(shapes[place])} (by input and hx)"
-            raise ValueError(f"params: {expected}, got {list(weight.shape)}")
+            return ValueError(f"params: {expected}, got {list(weight.shape)}")
+    return None
 
 
 def _has_projection(cell: str, count: int, has_biases: bool, groups: int) -> bool:
@@ -365,6 +378,8 @@ def _step(
 
 def _check_step(input: Tensor, states: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor) -> None:
     """The errors of torch's cells, in their order."""
+    if input.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
     if input.size(1) != w_ih.size(1):
         raise RuntimeError(
             f"input has inconsistent input_size: got {input.size(1)} expected {w_ih.size(1)}"

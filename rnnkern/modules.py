@@ -70,6 +70,8 @@ class _Network(nn.RNNBase):
         if hx is None:
             self.check_input(input, batch_sizes)
             hx = self._zeros(input, batch_sizes)
+        elif input.size(-1) != self.input_size:
+            self.check_forward_args(input, hx, batch_sizes)
         try:
             output, *hidden = _NETWORKS[self.mode](
                 input,
@@ -88,8 +90,11 @@ class _Network(nn.RNNBase):
         else:
             return output, hidden[0] if len(hidden) == 1 else tuple(hidden)
         # The checks of torch.nn take as long as a small step: they are for their texts.
-        self.check_forward_args(input, hx, batch_sizes)
-        raise failure
+        try:
+            self.check_forward_args(input, hx, batch_sizes)
+            raise failure
+        finally:
+            del failure  # it holds this frame, and with it the arguments
 
     def _zeros(self, input: Tensor, batch_sizes: Tensor | None) -> Hidden:
         return input.new_zeros(self.get_expected_hidden_size(input, batch_sizes))

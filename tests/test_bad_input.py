@@ -1,6 +1,8 @@
 """Claim: what does not fit is a Python exception that names it, never a crash or a wrong number."""
 
+import gc
 import re
+import weakref
 
 import pytest
 import torch
@@ -326,6 +328,19 @@ def test_zeros_without_memory():
         assert torch.equal(
             gru(torch.zeros(5, 2, 3), torch._efficientzerotensor((1, 2, 4)))[0], expected
         )
+
+
+def test_a_failed_call_keeps_nothing_alive():
+    x, hx = torch.ones(5, 2, 3), torch.ones(2, 2, 4)
+    gone = weakref.ref(hx)
+    with pytest.raises(RuntimeError, match="hidden size"):
+        rnnkern.GRU(3, 4)(x, hx)
+    gc.disable()
+    try:
+        del hx
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)

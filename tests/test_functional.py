@@ -188,3 +188,11 @@ def test_results_do_not_require_grad_without_reason(cell):
     with torch.no_grad():
         outputs = getattr(functional, cell)(layer.x.requires_grad_(), hx, params)
     assert not any(out.requires_grad for out in outputs)
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_no_parameter_is_none(index):
+    names, params = zip(*torch.nn.GRU(3, 4, num_layers=2).named_parameters(), strict=True)
+    params = [None if place == index else param for place, param in enumerate(params)]
+    with pytest.raises(ValueError, match=f"params: expected {names[index]}, got None"):
+        functional.gru(torch.ones(2, 1, 3), torch.zeros(2, 1, 4), params, num_layers=2)

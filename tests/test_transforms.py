@@ -85,3 +85,17 @@ def test_forward_mode_is_refused(cell):
     output, x, w = make(cell, recurrence)
     with pytest.raises(RuntimeError, match="jvp"):
         func.jvp(lambda x: output(x, w), (x,), (torch.ones_like(x),))
+
+
+def test_vmap_over_the_backward_of_an_eager_graph(cell):
+    """As for a Jacobian by rows: the graph was recorded before, the transform comes after."""
+    layer = Problem(cell, torch.float64, T=2, N=2, H=3).layer
+    x = layer.x.clone().requires_grad_()
+    y = recurrence(cell, x, None, layer.states, layer.weights)[0]
+
+    def pulled_back(dy):
+        return torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+
+    cotangents = torch.randn(3, *y.shape, dtype=torch.float64)
+    expected = torch.stack([pulled_back(dy) for dy in cotangents])
+    assert_equivalent([func.vmap(pulled_back)(cotangents)], [expected])

@@ -60,7 +60,7 @@ def excess(
     assert ours.shape == exact.shape, f"{what}: shape {ours.shape}, expected {exact.shape}"
     assert torch.isfinite(ours).all(), f"{what}: not finite"
     error, allowed = largest(ours.double() - exact), allowance(peer, exact, scale)
-    return error / allowed if error > 0 else 0.0
+    return error / allowed if allowed > 0 else (torch.inf if error > 0 else 0.0)
 
 
 def assert_accurate(

@@ -14,7 +14,7 @@ namespace rnnkern::cpu {
 struct Plan {
   int teams, team_size;  // directions that run side by side, and threads of each
   bool by_batch;         // in the first chunk each thread has rows of the batch; else it has hidden units
-  bool packed;           // w_hh is packed into panels first
+  bool packed;           // w_hh is packed into panels
   int64_t chunk_rows;    // rows of the sequence whose input projection is computed ahead
 };
 

@@ -35,7 +35,7 @@ class ForwardPass {
   Plan plan() const {
     const Chunk first = schedule_.chunk_from(0, chunk_rows_);
     const bool by_batch = Division::choose(schedule_, first, team_, w_hh_.shared()).by_batch;
-    return {shape_.directions, team_.size, by_batch, w_hh_.shared(), chunk_rows_};
+    return {shape_.directions, team_.size, by_batch, w_hh_.packed(), chunk_rows_};
   }
 
   void run() {

@@ -212,8 +212,9 @@ class Panels {
     panels_ = base == nullptr ? nullptr : base + (once_ ? rank * block_size_ : 0);
   }
 
- protected:
   bool packed() const { return packed_; }
+
+ protected:
   bool once() const { return packed_ && once_; }
   T* panel(int64_t block) const { return once_ ? panels_ : panels_ + block * block_size_; }
 
@@ -240,7 +241,7 @@ class TransposedMatrix : public Panels<T> {
         block_units_(kWidth / groups) {}
 
   // The rows that a product should have, so that it reads the block once.
-  int64_t tile_rows() const { return this->packed() ? kRows : kMostDotRows; }
+  int64_t tile_rows() const { return this->packed() ? kRows : std::min(kRows, kMostDotRows); }
 
   void pack(Range blocks) const {
     for (int64_t b = blocks.begin; this->shared() && b < blocks.end; ++b) pack_block(b);
@@ -365,7 +366,7 @@ class PlainMatrix : public Panels<T> {
         columns_(columns) {}
 
   // The rows that a product should have, so that it reads the block once.
-  int64_t tile_rows() const { return this->packed() ? kRows : kMostDotRows; }
+  int64_t tile_rows() const { return this->packed() ? kRows : std::min(kRows, kMostDotRows); }
 
   void pack(Range blocks) const {
     for (int64_t b = blocks.begin; this->shared() && b < blocks.end; ++b) pack_block(b);

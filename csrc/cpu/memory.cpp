@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #if defined(__linux__)
@@ -12,7 +14,7 @@
 namespace rnnkern::cpu {
 namespace {
 
-constexpr size_t kMostKept = 256 << 20;
+constexpr size_t kMostKept = 256 << 20, kMostBlocks = 64;
 constexpr size_t kHugePage = 2 << 20;  // of x86-64; elsewhere only a unit of sizes
 
 struct Block {
@@ -28,8 +30,10 @@ size_t block_bytes(size_t bytes) {
 
 std::align_val_t alignment_of(size_t bytes) { return std::align_val_t(bytes < kHugePage ? 64 : kHugePage); }
 
+// No memory where there is none.
 Block create(size_t bytes) {
-  const Block block{::operator new(bytes, alignment_of(bytes)), bytes};
+  const Block block{::operator new(bytes, alignment_of(bytes), std::nothrow), bytes};
+  if (block.data == nullptr) return block;
 #if defined(__linux__)
   // Packed weights are read at every step, by rows of pages. Where there are no huge pages, small ones do.
   if (bytes >= kHugePage) madvise(block.data, bytes, MADV_HUGEPAGE);
@@ -42,20 +46,28 @@ void destroy(const Block& block) { ::operator delete(block.data, alignment_of(bl
 // Blocks that are not in use, the least recently used first.
 class Pool {
  public:
+  Pool() { blocks_.reserve(kMostBlocks); }
+
   Block take(size_t bytes) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return create(bytes);
     const auto fits = [&](const Block& block) { return block.bytes == bytes; };
     const auto last = std::find_if(blocks_.rbegin(), blocks_.rend(), fits);
-    return last == blocks_.rend() ? create(bytes) : remove(last.base() - 1);
+    if (last != blocks_.rend()) return remove(last.base() - 1);
+    Block block = create(bytes);
+    while (block.data == nullptr && !blocks_.empty()) {
+      destroy(remove(blocks_.begin()));
+      block = create(bytes);
+    }
+    return block;
   }
 
   void give(const Block& block) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) return destroy(block);
+    if (!lock.owns_lock() || block.bytes > kMostKept) return destroy(block);
+    while (bytes_ + block.bytes > kMostKept || blocks_.size() == kMostBlocks) destroy(remove(blocks_.begin()));
     blocks_.push_back(block);
     bytes_ += block.bytes;
-    while (bytes_ > kMostKept) destroy(remove(blocks_.begin()));
   }
 
  private:
@@ -79,7 +91,11 @@ Pool& pool() {
 
 }  // namespace
 
-void* allocate(size_t bytes) { return pool().take(block_bytes(bytes)).data; }
+void* allocate(size_t bytes) {
+  void* data = pool().take(block_bytes(bytes)).data;
+  if (data != nullptr) return data;
+  throw std::runtime_error("not enough memory: you tried to allocate " + std::to_string(bytes) + " bytes");
+}
 
 void release(void* data, size_t bytes) { pool().give({data, block_bytes(bytes)}); }
 

@@ -5,7 +5,8 @@
 
 namespace rnnkern::cpu {
 
-// Uninitialised memory, aligned to 64 bytes. Up to 256 MiB of what was released is kept for later blocks.
+// Uninitialised memory, aligned to 64 bytes. Up to 256 MiB of what was released is kept for later blocks. Throws
+// std::runtime_error where there is not enough.
 void* allocate(size_t bytes);
 // bytes are those asked for.
 void release(void* data, size_t bytes);

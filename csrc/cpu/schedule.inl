@@ -47,10 +47,10 @@ struct Division {
   bool by_batch;
   Range batch;  // this member's rows
 
-  // worth_packing is that of the recurrent weights: without it they are read from afar.
-  static Division choose(const Schedule& schedule, const Chunk& chunk, const Team& team, bool worth_packing) {
+  // packed_ahead: whether the recurrent weights are. Else a member would read all of them as they are, or pack them all.
+  static Division choose(const Schedule& schedule, const Chunk& chunk, const Team& team, bool packed_ahead) {
     constexpr int64_t kRowsPerMember = 8;  // fewer would stream the weights for too little work
-    const bool by_batch = worth_packing && chunk.rows.size() >= kRowsPerMember * team.size * chunk.steps.size();
+    const bool by_batch = packed_ahead && chunk.rows.size() >= kRowsPerMember * team.size * chunk.steps.size();
     if (team.size == 1 || !by_batch) return {team.size == 1, {0, INT64_MAX}};
     return {true, share_batch(schedule, chunk, team)};
   }
