@@ -14,8 +14,9 @@ compared: some units in the last place of the largest number in the sum.
 
 The largest of a few errors is a matter of luck: in 60 draws in float32 (T=5 N=33 H=33 P=1 D=2) our
 largest error in the 33 elements of a dw_hr was 1.0 times the reference's in the median; in 9 of 10
-up to 1.7 times for rnn_tanh and 1.8 for rnn_relu; at worst 2.3 and 2.9 times. So where one draw of gradients is over the rule, it is
-applied to the median of several, and none may be over twice what is allowed.
+up to 1.7 times for rnn_tanh and 1.8 for rnn_relu; at worst 2.3 and 2.9 times. So where one draw of
+gradients is over the rule, it is applied to the median of several, and none may be over twice what
+is allowed.
 
 The derivative of relu jumps at 0. A state rounded to 16 bits lands on the other side of it now and
 then, in torch.nn as in our kernels for GPUs, and a unit's gradient is then wrong altogether, by
