@@ -1,11 +1,14 @@
 #include "autograd.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
 #include <iterator>
 #include <utility>
+
+#include "operators.h"
 
 namespace rnnkern {
 namespace {
@@ -18,28 +21,29 @@ DifferentiableBackward& differentiable_backward() {
   return function;
 }
 
-OptionalTensors optional(at::TensorList tensors) {
-  OptionalTensors result;
-  for (const at::Tensor& tensor : tensors) {
-    result.push_back(tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt);
-  }
-  return result;
-}
-
-// Whether a transform of torch.func has to see what is done with the tensor.
+// Whether a transform of torch.func, or is_grads_batched of torch.autograd.grad, has to see what is done with the tensor.
 bool is_transformed(const at::Tensor& tensor) {
   using Key = c10::DispatchKey;
   return tensor.defined() &&
-         tensor.key_set().has_any(c10::DispatchKeySet({Key::FuncTorchBatched, Key::FuncTorchGradWrapper}));
+         tensor.key_set().has_any(c10::DispatchKeySet({Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Batched}));
 }
 
-struct ForwardCall {
-  const std::string& cell;
-  const std::optional<at::Tensor>& batch_sizes;
-  const Tensors& states;
-  const OptionalTensors& weights;
-  const Tensors& inputs;  // x, states and weights
-};
+// x, states and weights; undefined where there is no such weight.
+Tensors inputs_of(const Layer& layer) {
+  Tensors inputs{layer.x};
+  inputs.reserve(1 + layer.states.size() + layer.weights.size());
+  inputs.insert(inputs.end(), layer.states.begin(), layer.states.end());
+  for (const std::optional<at::Tensor>& weight : layer.weights) inputs.push_back(weight.value_or(at::Tensor()));
+  return inputs;
+}
+
+Layer layer_of(const Cell& cell, const std::optional<at::Tensor>& sizes, const Tensors& inputs) {
+  const auto first_weight = inputs.begin() + 1 + cell.states;
+  Layer layer{cell.name, inputs[0], sizes, {inputs.begin() + 1, first_weight}, {}};
+  std::transform(first_weight, inputs.end(), std::back_inserter(layer.weights),
+                 [](const at::Tensor& t) { return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt; });
+  return layer;
+}
 
 Tensors defined(const Tensors& tensors) {
   Tensors result;
@@ -47,60 +51,72 @@ Tensors defined(const Tensors& tensors) {
   return result;
 }
 
+struct ForwardCall {
+  const Layer& layer;
+  const Tensors& inputs;  // of the layer
+  bool all_states;
+};
+
 class Recurrence : public torch::autograd::Function<Recurrence> {
  public:
   // autograd sees the inputs only in a list of tensors, all of them defined.
   static variable_list forward(AutogradContext* ctx, const ForwardCall* call, at::TensorList) {
-    Tensors outputs = rnnkern::forward(call->cell, call->inputs[0], call->batch_sizes, call->states, call->weights,
-                                       /*training=*/true);
-    const auto first_residual = outputs.begin() + 1 + static_cast<int64_t>(call->states.size());
-    variable_list saved{call->batch_sizes.value_or(at::Tensor()), outputs[0]};
+    const Layer& layer = call->layer;
+    Tensors outputs = any_forward(layer, /*training=*/true, call->all_states);
+    const auto first_residual = outputs.end() - find_cell(layer.cell).residuals;
+    variable_list saved{layer.sizes.value_or(at::Tensor()), outputs[0]};
     saved.insert(saved.end(), first_residual, outputs.end());
     saved.insert(saved.end(), call->inputs.begin(), call->inputs.end());
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["cell"] = call->cell;
+    ctx->saved_data["cell"] = layer.cell;
     ctx->set_materialize_grads(false);
     outputs.erase(first_residual, outputs.end());
     return outputs;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_gradients) {
-    BackwardCall call;
-    call.cell = ctx->saved_data["cell"].toStringRef();
-    const Cell& cell = find_cell(call.cell);
+    const Cell& cell = find_cell(ctx->saved_data["cell"].toStringRef());
     const variable_list saved = ctx->get_saved_variables();
     const auto first_input = saved.begin() + 2 + cell.residuals;
-    if (saved[0].defined()) call.batch_sizes = saved[0];
+    const Tensors inputs(first_input, saved.end());
+    BackwardCall call;
+    call.layer = layer_of(cell, saved[0].defined() ? std::optional<at::Tensor>(saved[0]) : std::nullopt, inputs);
     call.outputs.assign(saved.begin() + 1, first_input);
-    call.inputs.assign(first_input, saved.end());
     size_t edge = 0;
-    for (const at::Tensor& input : call.inputs) {
+    for (const at::Tensor& input : inputs) {
       call.wanted.push_back(input.defined() && ctx->needs_input_grad(edge++));
     }
-    // An output that was not used has no gradient; each has the size of y or of its initial state.
-    for (int i = 0; i < 1 + cell.states; ++i) {
-      const at::Tensor& gradient = output_gradients[i];
-      call.output_gradients.push_back(gradient.defined() ? gradient
-                                                         : at::zeros_like(i == 0 ? call.outputs[0] : call.inputs[i]));
-    }
-    const bool again = torch::autograd::compute_requires_grad(call.inputs, call.output_gradients) ||
+    fill_output_gradients(call, cell, output_gradients);
+    const bool again = torch::autograd::compute_requires_grad(inputs, call.output_gradients) ||
                        std::any_of(output_gradients.begin(), output_gradients.end(), is_transformed);
     const OptionalTensors gradients = again ? differentiable_backward()(call) : run(call, cell);
     variable_list result{at::Tensor()};  // of the ForwardCall
-    for (size_t i = 0; i < call.inputs.size(); ++i) {
-      if (call.inputs[i].defined()) result.push_back(gradients[i].value_or(at::Tensor()));
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (inputs[i].defined()) result.push_back(gradients[i].value_or(at::Tensor()));
     }
     return result;
   }
 
  private:
+  // An output that was not used has no gradient: zeros of the size of y, of an initial state, or of another of the states
+  // after every step. If none of the last was used, there are no gradients of them.
+  static void fill_output_gradients(BackwardCall& call, const Cell& cell, const variable_list& output_gradients) {
+    const auto first_dstates = output_gradients.begin() + 1 + cell.states;
+    const auto used = std::find_if(first_dstates, output_gradients.end(), [](const auto& t) { return t.defined(); });
+    Tensors likes{call.outputs[0]};
+    likes.insert(likes.end(), call.layer.states.begin(), call.layer.states.end());
+    if (used != output_gradients.end()) likes.insert(likes.end(), output_gradients.end() - first_dstates, *used);
+    for (size_t i = 0; i < likes.size(); ++i) {
+      const at::Tensor& gradient = output_gradients[i];
+      call.output_gradients.push_back(gradient.defined() ? gradient : at::zeros_like(likes[i]));
+    }
+  }
+
   static OptionalTensors run(const BackwardCall& call, const Cell& cell) {
-    const auto first_weight = call.inputs.begin() + 1 + cell.states;
-    const Tensors states(call.inputs.begin() + 1, first_weight), weights(first_weight, call.inputs.end());
-    const Tensors residuals(call.outputs.begin() + 1, call.outputs.end());
-    const Tensors dfinal(call.output_gradients.begin() + 1, call.output_gradients.end());
-    return rnnkern::backward(call.cell, call.inputs[0], call.batch_sizes, states, optional(weights), call.outputs[0],
-                             residuals, call.output_gradients[0], dfinal, call.wanted);
+    const auto first_residual = call.outputs.begin() + 1;
+    const auto first_dfinal = call.output_gradients.begin() + 1, first_dstates = first_dfinal + cell.states;
+    return any_backward(call.layer, call.outputs[0], {first_residual, call.outputs.end()}, call.output_gradients[0],
+                        {first_dfinal, first_dstates}, {first_dstates, call.output_gradients.end()}, call.wanted);
   }
 };
 
@@ -108,16 +124,17 @@ class Recurrence : public torch::autograd::Function<Recurrence> {
 
 void set_differentiable_backward(DifferentiableBackward function) { differentiable_backward() = std::move(function); }
 
-Tensors recurrence(const std::string& cell, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-                   const Tensors& states, const OptionalTensors& weights) {
-  Tensors inputs{x};
-  inputs.reserve(1 + states.size() + weights.size());
-  inputs.insert(inputs.end(), states.begin(), states.end());
-  for (const std::optional<at::Tensor>& weight : weights) inputs.push_back(weight.value_or(at::Tensor()));
-  if (!torch::autograd::compute_requires_grad(inputs)) return forward(cell, x, batch_sizes, states, weights, false);
-  const ForwardCall call{cell, batch_sizes, states, weights, inputs};
-  const Tensors present = defined(inputs);
-  return Recurrence::apply(&call, at::TensorList(present));
+Tensors recurrence(const Layer& layer, bool all_states) {
+  if (at::GradMode::is_enabled()) {
+    const Tensors inputs = inputs_of(layer);
+    if (torch::autograd::compute_requires_grad(inputs)) {
+      const ForwardCall call{layer, inputs, all_states};
+      const Tensors present = defined(inputs);
+      return Recurrence::apply(&call, at::TensorList(present));
+    }
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return any_forward(layer, /*training=*/false, all_states);
 }
 
 }  // namespace rnnkern

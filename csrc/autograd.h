@@ -1,9 +1,8 @@
-// Gradients of one layer for plain eager PyTorch. What has to see through a call, as the transforms of torch.func do,
-// differentiates forward and backward of rnn.h in Python instead.
+// Gradients of one layer for eager PyTorch, torch.compile and torch.export. The transforms of torch.func differentiate
+// forward and backward in Python instead.
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,12 +12,10 @@ namespace rnnkern {
 
 // The arguments of backward in rnn.h.
 struct BackwardCall {
-  std::string cell;
-  std::vector<bool> wanted;
-  std::optional<at::Tensor> batch_sizes;
-  Tensors inputs;            // x, states, weights; undefined where there is no such weight
-  Tensors output_gradients;  // dy, dfinal
+  Layer layer;
   Tensors outputs;           // y, residuals
+  Tensors output_gradients;  // dy, dfinal, dstates
+  std::vector<bool> wanted;
 };
 using DifferentiableBackward = std::function<OptionalTensors(const BackwardCall&)>;
 
@@ -26,9 +23,7 @@ using DifferentiableBackward = std::function<OptionalTensors(const BackwardCall&
 // of recurrence.
 void set_differentiable_backward(DifferentiableBackward function);
 
-// forward of rnn.h without the residuals, [y, *final states]; part of autograd's graph where gradients are enabled and
-// a tensor requires one.
-Tensors recurrence(const std::string& cell, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-                   const Tensors& states, const OptionalTensors& weights);
+// forward of rnn.h without the residuals; part of autograd's graph where gradients are enabled and a tensor requires one.
+Tensors recurrence(const Layer& layer, bool all_states);
 
 }  // namespace rnnkern

@@ -3,17 +3,21 @@
 
 #include "autograd.h"
 #include "explain.h"
+#include "operators.h"
 
 namespace py = pybind11;
 
 namespace {
+
+using rnnkern::OptionalTensors, rnnkern::Tensors;
+using OptionalTensor = std::optional<at::Tensor>;
 
 py::dict cells() {
   py::dict result;
   for (const rnnkern::Cell& cell : rnnkern::all_cells()) {
     result[py::str(cell.name)] =
         py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("residuals") = cell.residuals,
-                 py::arg("projection") = cell.projection);
+                 py::arg("saved") = cell.saved, py::arg("projection") = cell.projection);
   }
   return result;
 }
@@ -23,12 +27,33 @@ void set_differentiable_backward(py::function function) {
   const py::handle callee = function.release();
   rnnkern::set_differentiable_backward([callee](const rnnkern::BackwardCall& call) {
     const py::gil_scoped_acquire gil;
-    return callee(call.cell, call.wanted, call.batch_sizes, call.inputs, call.output_gradients, call.outputs)
+    const rnnkern::Layer& layer = call.layer;
+    return callee(layer.cell, layer.x, layer.sizes, layer.states, layer.weights, call.outputs, call.output_gradients,
+                  call.wanted)
         .cast<rnnkern::OptionalTensors>();
   });
 }
 
 }  // namespace
+
+Tensors recurrence(std::string cell, at::Tensor x, OptionalTensor sizes, Tensors states, OptionalTensors weights,
+                   bool all_states) {
+  return rnnkern::recurrence({std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)},
+                             all_states);
+}
+
+Tensors forward(std::string cell, at::Tensor x, OptionalTensor sizes, Tensors states, OptionalTensors weights,
+                bool training, bool all_states) {
+  return rnnkern::any_forward({std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)},
+                              training, all_states);
+}
+
+OptionalTensors backward(std::string cell, at::Tensor x, OptionalTensor sizes, Tensors states, OptionalTensors weights,
+                         const at::Tensor& y, const Tensors& residuals, const at::Tensor& dy, const Tensors& dfinal,
+                         const std::vector<bool>& wanted, const Tensors& dstates) {
+  return rnnkern::any_backward({std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)},
+                               y, residuals, dy, dfinal, dstates, wanted);
+}
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cells", &cells);
@@ -39,11 +64,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("explain", &rnnkern::explain, py::arg("cell"), py::arg("dtype"), py::arg("batch_sizes"), py::arg("input"),
         py::arg("hidden"), py::arg("projection"), py::arg("directions"), py::arg("device"));
   m.def("set_differentiable_backward", &set_differentiable_backward, py::arg("function"));
-  m.def("recurrence", &rnnkern::recurrence, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
-        py::arg("states"), py::arg("weights"), py::call_guard<py::gil_scoped_release>());
-  m.def("forward", &rnnkern::forward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
-        py::arg("states"), py::arg("weights"), py::arg("training"), py::call_guard<py::gil_scoped_release>());
-  m.def("backward", &rnnkern::backward, py::arg("cell"), py::arg("x"), py::arg("batch_sizes").none(true),
-        py::arg("states"), py::arg("weights"), py::arg("y"), py::arg("residuals"), py::arg("dy"), py::arg("dfinal"),
-        py::arg("wanted"), py::call_guard<py::gil_scoped_release>());
+  m.def("recurrence", &recurrence, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
+        py::arg("weights"), py::arg("all_states") = false, py::call_guard<py::gil_scoped_release>());
+  m.def("forward", &forward, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
+        py::arg("weights"), py::arg("training"), py::arg("all_states") = false,
+        py::call_guard<py::gil_scoped_release>());
+  m.def("backward", &backward, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
+        py::arg("weights"), py::arg("y"), py::arg("residuals"), py::arg("dy"), py::arg("dfinal"), py::arg("wanted"),
+        py::arg("dstates") = Tensors{}, py::call_guard<py::gil_scoped_release>());
 }

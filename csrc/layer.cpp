@@ -1,5 +1,9 @@
 #include "layer.h"
 
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
 #include "cells/all.h"
 #include "cuda/backend.h"
 
@@ -30,6 +34,25 @@ std::vector<int64_t> read_batch_sizes(const at::Tensor& batch_sizes) {
     check(t == 0 || active[t] <= active[t - 1], expected, active[t], " at time step ", t, " after ", active[t - 1]);
   }
   return active;
+}
+
+std::vector<int64_t> read_lengths(const at::Tensor& lengths, int64_t steps, int64_t batch) {
+  check(lengths.defined() && lengths.dim() == 1 && lengths.size(0) == batch &&
+            at::isIntegralType(lengths.scalar_type(), /*includeBool=*/false),
+        "lengths: expected a 1-D tensor of ", batch, " integers (the batch of input), got ", lengths.sizes(), " of ",
+        lengths.scalar_type());
+  const at::Tensor dense = lengths.to(at::kCPU, at::kLong).contiguous();
+  check_plain("lengths", dense);
+  const int64_t* values = dense.const_data_ptr<int64_t>();
+  for (int64_t n = 0; n < batch; ++n) {
+    check(values[n] >= 0 && values[n] <= steps, "lengths: expected values from 0 to ", steps,
+          " (the time steps of input), got ", values[n], " at ", n);
+  }
+  return {values, values + batch};
+}
+
+at::Tensor to_index(const std::vector<int64_t>& values, at::Device device) {
+  return at::tensor(values, at::kLong).to(device);
 }
 
 }  // namespace
@@ -142,27 +165,76 @@ at::Tensor Common::to_storage(const at::Tensor& tensor) const {
   return tensor.scalar_type() == x_.scalar_type() ? tensor : tensor.to(x_.scalar_type());
 }
 
-Call::Call(const std::string& cell_name, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-           const Tensors& states, const OptionalTensors& weights)
-    : cell(find_cell(cell_name)), common(x) {
-  single_step_ = !batch_sizes.has_value() && x.dim() == 2 && !states.empty() && states[0].dim() == 2;
-  read_weights(weights);
-  read_sequence(x, batch_sizes);
-  read_states(states);
+Packing::Packing(const at::Tensor& lengths, int64_t steps, int64_t batch, at::Device device)
+    : steps_(steps), batch_(batch) {
+  const std::vector<int64_t> given = read_lengths(lengths, steps, batch);
+  std::vector<int64_t> order;
+  for (int64_t n = 0; n < batch; ++n) {
+    if (given[n] > 0) order.push_back(n);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return given[a] > given[b]; });
+
+  for (int64_t t = 0; !order.empty() && t < given[order.front()]; ++t) {
+    active_.push_back(std::count_if(order.begin(), order.end(), [&](int64_t n) { return given[n] > t; }));
+  }
+  const int64_t rows = std::accumulate(active_.begin(), active_.end(), int64_t{0});
+  std::vector<int64_t> by_time, by_batch, places(steps * batch, rows);
+  for (size_t t = 0; t < active_.size(); ++t) {
+    for (int64_t place = 0; place < active_[t]; ++place) {
+      const int64_t n = order[place], row = static_cast<int64_t>(t) * batch + n;
+      places[row] = static_cast<int64_t>(by_time.size());
+      by_time.push_back(row);
+      by_batch.push_back(n * steps + static_cast<int64_t>(t));
+    }
+  }
+  order_ = to_index(order, device);
+  by_time_ = to_index(by_time, device);
+  by_batch_ = to_index(by_batch, device);
+  places_ = to_index(places, device);
+}
+
+at::Tensor Packing::pack(const at::Tensor& padded) const {
+  // The rows of a batch-first tensor stand in another order in memory.
+  const at::Tensor turned = padded.transpose(0, 1);
+  if (turned.is_contiguous()) return turned.flatten(0, 1).index_select(0, by_batch_);
+  return padded.flatten(0, 1).index_select(0, by_time_);
+}
+
+at::Tensor Packing::unpack(const at::Tensor& packed) const {
+  return packed.index_select(0, places_).view({steps_, batch_, packed.size(1)});
+}
+
+at::Tensor Packing::pick(const at::Tensor& states) const { return states.index_select(1, order_); }
+
+at::Tensor Packing::place(const at::Tensor& picked, const at::Tensor& rest) const {
+  return rest.index_copy(1, order_, picked);
+}
+
+Call::Call(const Layer& layer) : cell(find_cell(layer.cell)), common(layer.x) {
+  single_step_ = !layer.sizes.has_value() && layer.x.dim() == 2 && !layer.states.empty() && layer.states[0].dim() == 2;
+  read_weights(layer.weights);
+  read_sequence(layer.x, layer.sizes);
+  read_states(layer.states);
   common.check_device();
+}
+
+std::vector<int64_t> Call::row_sizes(int64_t width) const {
+  std::vector<int64_t> sizes = x_sizes_;
+  sizes.back() = width;
+  return sizes;
 }
 
 std::vector<int64_t> Call::state_sizes(int state) const {
   const int64_t width = state == 0 ? shape.output() : shape.hidden;
-  if (single_step_) return {shape.batch, width};
-  return {shape.directions, shape.batch, width};
+  if (single_step_) return {batch_, width};
+  return {shape.directions, batch_, width};
 }
 
 std::vector<int64_t> Call::residual_sizes(int residual) const {
   int64_t width = shape.hidden;
   if (residual == saved_residual()) width = cell.saved * shape.hidden;
   if (residual > saved_residual() && shape.projection == 0) width = 0;
-  return {shape.directions, shape.rows, width};
+  return {shape.directions, packing_ ? packing_->capacity() : shape.rows, width};
 }
 
 at::TensorOptions Call::residual_options(int residual) const {
@@ -182,6 +254,35 @@ cuda::Plan Call::gpu_plan(bool training, bool backward) const {
 
 at::Tensor Call::scratch(size_t bytes) const {
   return at::empty({static_cast<int64_t>(bytes)}, x.options().dtype(at::kByte));
+}
+
+at::Tensor Call::read_rows(const at::Tensor& tensor) const {
+  return common.prepare(packing_ ? packing_->pack(tensor) : tensor);
+}
+
+at::Tensor Call::new_rows(int64_t width, const at::TensorOptions& options) const {
+  if (!packing_) return at::empty(row_sizes(width), options);
+  at::Tensor rows = at::empty({shape.rows + 1, width}, options);
+  rows[shape.rows].zero_();
+  return rows;
+}
+
+at::Tensor Call::written_rows(const at::Tensor& rows) const {
+  const at::Tensor stored = common.to_storage(rows);
+  return packing_ ? packing_->unpack(stored) : stored;
+}
+
+at::Tensor Call::new_state(int state, const at::TensorOptions& options) const {
+  std::vector<int64_t> sizes = state_sizes(state);
+  sizes[sizes.size() - 2] = shape.batch;
+  return at::empty(sizes, options);
+}
+
+at::Tensor Call::read_state(const at::Tensor& state) const { return packing_ ? packing_->pick(state) : state; }
+
+at::Tensor Call::written_state(const at::Tensor& state, const at::Tensor& rest) const {
+  const at::Tensor stored = common.to_storage(state);
+  return packing_ ? packing_->place(stored, rest) : stored;
 }
 
 void Call::read_weights(const OptionalTensors& weights) {
@@ -215,22 +316,28 @@ void Call::read_weights(const OptionalTensors& weights) {
   }
 }
 
-void Call::read_sequence(const at::Tensor& input, const std::optional<at::Tensor>& batch_sizes) {
-  const bool packed = batch_sizes.has_value();
+void Call::read_sequence(const at::Tensor& input, const std::optional<at::Tensor>& sizes) {
+  const bool packed = sizes.has_value() && input.dim() == 2;
   const int64_t dims = packed || single_step_ ? 2 : 3;
   check(input.dim() == dims, "input must have ", dims, " dimensions, got ", input.dim());
   check(input.size(-1) == shape.input, "input.size(-1) must be equal to input_size. Expected ", shape.input, ", got ",
         input.size(-1));
   check(!single_step_ || shape.directions == 1, "weights: expected 5 for a single step, got those of two directions");
   const int64_t steps = single_step_ ? 1 : input.size(0);
-  rows_ = Rows(packed ? read_batch_sizes(*batch_sizes) : std::vector<int64_t>(steps, input.size(-2)));
-  check(rows_.steps() > 0, "Expected sequence length to be larger than 0 in RNN");
+  batch_ = input.size(-2);
+  std::vector<int64_t> active = packed ? read_batch_sizes(*sizes) : std::vector<int64_t>(steps, batch_);
+  check(!active.empty(), "Expected sequence length to be larger than 0 in RNN");
+  if (packed) batch_ = active.front();
+  if (sizes.has_value() && !packed) {
+    packing_.emplace(*sizes, steps, batch_, common.device());
+    active = packing_->active();
+  }
+  rows_ = Rows(std::move(active));
   rows_.describe(shape);
   check(!packed || shape.rows == input.size(0), "batch_sizes: expected to sum to the ", input.size(0),
         " rows of input, got ", shape.rows);
-  x = common.prepare(input);
-  y_sizes_ = input.sizes().vec();
-  y_sizes_.back() = shape.directions * shape.output();
+  x = read_rows(input);
+  x_sizes_ = input.sizes().vec();
 }
 
 void Call::read_states(const Tensors& states) {
@@ -243,7 +350,7 @@ void Call::read_states(const Tensors& states) {
       check(false, "Expected hidden", cell.states > 1 ? "[" + std::to_string(k) + "]" : "", " size ",
             at::IntArrayRef(expected), ", got ", states[k].sizes());
     }
-    initial.push_back(common.prepare(states[k]));
+    initial.push_back(common.prepare(read_state(states[k])));
   }
 }
 

@@ -56,7 +56,7 @@ class Rows {
   size_t steps() const { return active_.size(); }
   void describe(Shape& shape) const {
     shape.steps = static_cast<int64_t>(active_.size());
-    shape.batch = active_.front();
+    shape.batch = active_.empty() ? 0 : active_.front();
     shape.rows = offsets_.back();
     shape.active = active_.data();
     shape.offsets = offsets_.data();
@@ -64,6 +64,15 @@ class Rows {
 
  private:
   std::vector<int64_t> active_, offsets_;
+};
+
+// One layer, as it is called; see rnn.h.
+struct Layer {
+  std::string cell;
+  at::Tensor x;
+  std::optional<at::Tensor> sizes;
+  Tensors states;
+  OptionalTensors weights;
 };
 
 double forward_flops(const Cell& cell, const Shape& shape);
@@ -99,13 +108,35 @@ class Common {
   at::ScalarType compute_type_, kernel_type_;
 };
 
-// A call's arguments, checked and made dense, with its shape. Arguments as those of forward in rnn.h.
+// Padded sequences of unequal lengths as the packed sequence that kernels run: by falling length, without padding.
+class Packing {
+ public:
+  // lengths [N] of sequences in a tensor [T, N, ...].
+  Packing(const at::Tensor& lengths, int64_t steps, int64_t batch, at::Device device);
+
+  const std::vector<int64_t>& active() const { return active_; }
+  int64_t capacity() const { return steps_ * batch_; }
+
+  at::Tensor pack(const at::Tensor& padded) const;    // [T, N, F] -> [M, F]
+  at::Tensor unpack(const at::Tensor& packed) const;  // [M + 1, F], the last row of zeros -> [T, N, F]
+  // States [D, N, F] -> [D, N', F] of the sequences that have a step, and back beside those of the others.
+  at::Tensor pick(const at::Tensor& states) const;
+  at::Tensor place(const at::Tensor& picked, const at::Tensor& rest) const;
+
+ private:
+  int64_t steps_, batch_;
+  std::vector<int64_t> active_;             // rows alive at each time step that has any
+  at::Tensor order_;                        // [N'] the sequences that have a step, by falling length
+  at::Tensor by_time_, by_batch_, places_;  // [M] rows of [T, N] and of [N, T]; [T*N] rows of the packed sequence
+};
+
+// A call's arguments, checked and made dense, with its shape: that of what kernels run, without padding.
 class Call {
  public:
-  Call(const std::string& cell_name, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-       const Tensors& states, const OptionalTensors& weights);
+  explicit Call(const Layer& layer);
 
-  at::IntArrayRef y_sizes() const { return y_sizes_; }
+  std::vector<int64_t> y_sizes() const { return row_sizes(shape.directions * shape.output()); }
+  std::vector<int64_t> row_sizes(int64_t width) const;  // of a result with one row for each of x
   std::vector<int64_t> state_sizes(int state) const;
   std::vector<int64_t> residual_sizes(int residual) const;
   at::TensorOptions residual_options(int residual) const;
@@ -113,6 +144,16 @@ class Call {
   const at::Tensor& weight(size_t index) const { return weights_[index]; }
   cuda::Plan gpu_plan(bool training, bool backward) const;
   at::Tensor scratch(size_t bytes) const;
+
+  // A tensor with a row for each of x, as kernels read it.
+  at::Tensor read_rows(const at::Tensor& tensor) const;
+  // Room for the kernels' rows, and what the caller gets of it.
+  at::Tensor new_rows(int64_t width, const at::TensorOptions& options) const;
+  at::Tensor written_rows(const at::Tensor& rows) const;
+  // The same for the states that a sequence begins or ends with; a sequence without a step takes them from rest.
+  at::Tensor read_state(const at::Tensor& state) const;
+  at::Tensor new_state(int state, const at::TensorOptions& options) const;
+  at::Tensor written_state(const at::Tensor& state, const at::Tensor& rest) const;
 
   const Cell& cell;
   const Common common;
@@ -122,13 +163,15 @@ class Call {
 
  private:
   void read_weights(const OptionalTensors& weights);
-  void read_sequence(const at::Tensor& input, const std::optional<at::Tensor>& batch_sizes);
+  void read_sequence(const at::Tensor& input, const std::optional<at::Tensor>& sizes);
   void read_states(const Tensors& states);
   int saved_residual() const { return cell.states - 1; }
 
   bool single_step_;
   Rows rows_{{}};
-  std::vector<int64_t> y_sizes_;
+  std::optional<Packing> packing_;
+  int64_t batch_ = 0;  // the caller's; shape.batch counts the sequences that have a step
+  std::vector<int64_t> x_sizes_;
   Tensors weights_;
 };
 

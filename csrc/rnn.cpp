@@ -68,6 +68,24 @@ void run(const Call& call, const BackwardProblem& problem) {
   }
 }
 
+// The states after each row, from a residual [D, M, H] to what the caller gets: [T, N, D*H] or [M, D*H].
+at::Tensor side_by_side(const Call& call, const at::Tensor& states) {
+  const int64_t rows = call.shape.rows, D = call.shape.directions, H = call.shape.hidden;
+  const at::Tensor result = call.new_rows(D * H, states.options());
+  result.view({-1, D, H}).narrow(0, 0, rows).copy_(states.narrow(1, 0, rows).transpose(0, 1));
+  return call.written_rows(result);
+}
+
+// The way back, for gradients.
+at::Tensor one_by_one(const Call& call, const at::Tensor& dstates) {
+  const Common& common = call.common;
+  const int64_t rows = call.shape.rows, D = call.shape.directions, H = call.shape.hidden;
+  common.check_tensor("dstates", "gradient", dstates);
+  check_sizes("dstates", dstates, call.row_sizes(D * H));
+  const at::Tensor turned = call.read_rows(dstates).view({rows, D, H}).transpose(0, 1);
+  return turned.to(common.compute_options()).contiguous();
+}
+
 // Allocates and launches on the GPU of the call's tensors, whichever is current.
 std::optional<c10::DeviceGuard> guard(const Common& common) {
   if (!common.on_gpu()) return std::nullopt;
@@ -76,47 +94,50 @@ std::optional<c10::DeviceGuard> guard(const Common& common) {
 
 }  // namespace
 
-Tensors forward(const std::string& cell, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-                const Tensors& states, const OptionalTensors& weights, bool training) {
-  const Call call(cell, x, batch_sizes, states, weights);
+Tensors forward(const Layer& layer, bool training, bool all_states) {
+  const Call call(layer);
   const std::optional<c10::DeviceGuard> on_device = guard(call.common);
   const at::TensorOptions options = call.common.kernel_options();
+  const Shape& shape = call.shape;
   const int state_count = call.cell.states;
 
-  Tensors outputs{at::empty(call.y_sizes(), options)};
-  for (int k = 0; k < state_count; ++k) outputs.push_back(at::empty(call.state_sizes(k), options));
+  Tensors outputs{call.new_rows(shape.directions * shape.output(), options)};
+  for (int k = 0; k < state_count; ++k) outputs.push_back(call.new_state(k, options));
   Tensors residuals;
-  for (int i = 0; training && i < call.cell.residuals; ++i) {
+  const bool keep = training || all_states;
+  for (int i = 0; keep && i < call.cell.residuals; ++i) {
     residuals.push_back(kept_empty(call.residual_sizes(i), call.residual_options(i)));
   }
 
-  if (call.shape.rows > 0) {
-    ForwardProblem problem{call.shape, training, call.x.const_data_ptr(), {}, outputs[0].data_ptr()};
-    for (int d = 0; d < call.shape.directions; ++d) {
+  if (shape.rows > 0) {
+    ForwardProblem problem{shape, keep, call.x.const_data_ptr(), {}, outputs[0].data_ptr()};
+    for (int d = 0; d < shape.directions; ++d) {
       ForwardDirection& own = problem.direction[d];
       own.weights = call.direction_weights(d);
       for (int k = 0; k < state_count; ++k) {
         own.initial[k] = part(call.initial[k], d);
         own.final[k] = part(outputs[k + 1], d);
-        if (training && k > 0) own.states[k] = part(residuals[k - 1], d);
+        if (keep && k > 0) own.states[k] = part(residuals[k - 1], d);
       }
-      if (!training) continue;
+      if (!keep) continue;
       own.saved = part(residuals[state_count - 1], d);
       own.unprojected = part(residuals[state_count], d);
     }
     run(call, problem);
   }
 
-  for (at::Tensor& output : outputs) output = call.common.to_storage(output);
-  outputs.insert(outputs.end(), residuals.begin(), residuals.end());
+  outputs[0] = call.written_rows(outputs[0]);
+  for (int k = 0; k < state_count; ++k) outputs[k + 1] = call.written_state(outputs[k + 1], layer.states[k]);
+  for (int k = 1; all_states && k < state_count; ++k) outputs.push_back(side_by_side(call, residuals[k - 1]));
+  if (training) outputs.insert(outputs.end(), residuals.begin(), residuals.end());
   return outputs;
 }
 
-OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std::optional<at::Tensor>& batch_sizes,
-                         const Tensors& states, const OptionalTensors& weights, const at::Tensor& y,
-                         const Tensors& residuals, const at::Tensor& dy, const Tensors& dfinal,
-                         const std::vector<bool>& wanted) {
-  const Call call(cell, x, batch_sizes, states, weights);
+OptionalTensors backward(const Layer& layer, const at::Tensor& y, const Tensors& residuals, const at::Tensor& dy,
+                         const Tensors& dfinal, const Tensors& dstates, const std::vector<bool>& wanted) {
+  const Call call(layer);
+  const Tensors& states = layer.states;
+  const OptionalTensors& weights = layer.weights;
   const Common& common = call.common;
   const std::optional<c10::DeviceGuard> on_device = guard(common);
   const Shape& shape = call.shape;
@@ -124,6 +145,8 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
   check(static_cast<int>(dfinal.size()) == state_count, "dfinal: expected ", state_count, ", got ", dfinal.size());
   check(static_cast<int>(residuals.size()) == call.cell.residuals, "residuals: expected ", call.cell.residuals,
         ", got ", residuals.size());
+  check(dstates.empty() || static_cast<int>(dstates.size()) == state_count - 1, "dstates: expected none or ",
+        state_count - 1, ", got ", dstates.size());
   check(wanted.size() == 1 + states.size() + weights.size(), "wanted: expected ", 1 + states.size() + weights.size(),
         " flags, got ", wanted.size());
   for (size_t i = 0; i < residuals.size(); ++i) {
@@ -140,17 +163,18 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
   common.check_tensor("dy", "gradient", dy);
   check_sizes("dy", dy, call.y_sizes());
 
-  const at::Tensor y_dense = common.prepare(y), dy_dense = common.prepare(dy);
+  const at::Tensor y_dense = call.read_rows(y), dy_dense = call.read_rows(dy);
   const at::TensorOptions options = common.compute_options();
-  Tensors dstates;
+  Tensors dinitial, dall(state_count);
   for (int k = 0; k < state_count; ++k) {
     common.check_tensor("dfinal", "gradient", dfinal[k]);
     check_sizes("dfinal", dfinal[k], call.state_sizes(k));
-    dstates.push_back(at::empty(call.state_sizes(k), options).copy_(dfinal[k]));
+    dinitial.push_back(call.new_state(k, options).copy_(call.read_state(dfinal[k])));
+    if (k > 0 && !dstates.empty()) dall[k] = one_by_one(call, dstates[k - 1]);
   }
   at::Tensor dx;
   if (wanted[0]) {
-    dx = shape.directions == 1 ? at::empty(x.sizes(), options)
+    dx = shape.directions == 1 ? call.new_rows(shape.input, options)
                                : at::empty({shape.directions, shape.rows, shape.input}, options);
   }
   Tensors dweights(weights.size());
@@ -167,8 +191,9 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
       own.weights = call.direction_weights(d);
       for (int k = 0; k < state_count; ++k) {
         own.initial[k] = part(call.initial[k], d);
-        own.dstate[k] = part(dstates[k], d);
+        own.dstate[k] = part(dinitial[k], d);
         if (k > 0) own.states[k] = part(residuals[k - 1], d);
+        if (dall[k].defined()) own.dstates[k] = part(dall[k], d);
       }
       own.saved = part(residuals[state_count - 1], d);
       own.unprojected = part(residuals[state_count], d);
@@ -187,10 +212,16 @@ OptionalTensors backward(const std::string& cell, const at::Tensor& x, const std
 
   OptionalTensors gradients(wanted.size());
   if (wanted[0]) {
-    gradients[0] = common.to_storage(shape.directions == 1 ? dx : dx[0].add(dx[1]).view(x.sizes()));
+    if (shape.directions > 1) {
+      const at::Tensor sum = call.new_rows(shape.input, options);
+      at::Tensor rows = sum.flatten(0, -2).narrow(0, 0, shape.rows);
+      at::add_out(rows, dx[0], dx[1]);
+      dx = sum;
+    }
+    gradients[0] = call.written_rows(dx);
   }
   for (int k = 0; k < state_count; ++k) {
-    if (wanted[1 + k]) gradients[1 + k] = common.to_storage(dstates[k]);
+    if (wanted[1 + k]) gradients[1 + k] = call.written_state(dinitial[k], dfinal[k]);
   }
   for (size_t i = 0; i < dweights.size(); ++i) {
     if (dweights[i].defined()) gradients[1 + states.size() + i] = common.to_storage(dweights[i]);

@@ -16,9 +16,14 @@ class _Cell(TypedDict):
     states: int
     projection: bool
     residuals: int
+    saved: int
 
 def cells() -> dict[str, _Cell]:
-    """What can run, by name: gates, states, whether it takes w_hr, residuals kept for backward."""
+    """What can run, by name.
+
+    gates, states, whether it takes w_hr, the number of residuals, and the values per unit that one
+    of these, the saved values, has.
+    """
 
 def backends() -> list[str]:
     """The CPU instruction sets that this machine and this build have, best first."""
@@ -54,41 +59,53 @@ def explain(
 
 def set_differentiable_backward(
     function: Callable[
-        [str, list[bool], Tensor | None, list[Tensor | None], list[Tensor], list[Tensor]],
+        [
+            str,
+            Tensor,
+            Tensor | None,
+            list[Tensor],
+            list[Tensor | None],
+            list[Tensor],
+            list[Tensor],
+            list[bool],
+        ],
         list[Tensor | None],
     ],
 ) -> None:
     """Sets what `recurrence` calls instead of `backward` where gradients need gradients.
 
-    It is called with (cell, wanted, batch_sizes, [x, *states, *weights], [dy, *dfinal],
-    [y, *residuals]) and returns what `backward` returns, in a graph of autograd.
+    It is called with (cell, x, sizes, states, weights, [y, *residuals], [dy, *dfinal, *dstates],
+    wanted) and returns what `backward` returns, in a graph of autograd.
     """
 
 def recurrence(
     cell: str,
     x: Tensor,
-    batch_sizes: Tensor | None,
+    sizes: Tensor | None,
     states: Sequence[Tensor],
     weights: Sequence[Tensor | None],
+    all_states: bool = False,
 ) -> list[Tensor]:
     """`forward` without the residuals, as a function that autograd differentiates."""
 
 def forward(
     cell: str,
     x: Tensor,
-    batch_sizes: Tensor | None,
-    states: list[Tensor],
-    weights: list[Tensor | None],
+    sizes: Tensor | None,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
     training: bool,
+    all_states: bool = False,
 ) -> list[Tensor]:
-    """Runs one layer and returns [y, *final_states], and if training the residuals of backward too.
+    """Runs one layer: [y, *final_states], further states if all_states, residuals if training.
 
-    x is [T, N, I], or [M, I] with batch_sizes ([T] int64 on the CPU, non-increasing); states are
-    [h0 [D, N, R]] or [h0, c0 [D, N, H]]. A single step of one direction may also come as x [N, I]
-    and states without D, and its results likewise. weights are D groups of w_ih [G*H, I],
-    w_hh [G*H, R], b_ih [G*H], b_hh [G*H] and w_hr [P, H], the last three None where the layer has
-    none.
-    y is like x with D*R features.
+    x is [T, N, I], with sizes the lengths of its sequences if they are given ([N] integers from 0
+    to T); or [M, I], packed, with its batch_sizes ([T] int64 on the CPU, non-increasing); or
+    [N, I], a single step of one direction with states and results without D. states are
+    [h0 [D, N, R]] or [h0, c0 [D, N, H]]. weights are D groups of w_ih [G*H, I], w_hh [G*H, R],
+    b_ih [G*H], b_hh [G*H] and w_hr [P, H], the last three None where the layer has none.
+    y is like x with D*R features; the states after every step (all_states; those behind h) are like
+    x with D*H features. All are zero beyond a length.
 
     Raises RuntimeError for sizes, dtypes or devices that do not fit, and for T = 0.
     """
@@ -96,16 +113,18 @@ def forward(
 def backward(
     cell: str,
     x: Tensor,
-    batch_sizes: Tensor | None,
-    states: list[Tensor],
-    weights: list[Tensor | None],
+    sizes: Tensor | None,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
     y: Tensor,
-    residuals: list[Tensor],
+    residuals: Sequence[Tensor],
     dy: Tensor,
-    dfinal: list[Tensor],
-    wanted: list[bool],
+    dfinal: Sequence[Tensor],
+    wanted: Sequence[bool],
+    dstates: Sequence[Tensor] = (),
 ) -> list[Tensor | None]:
     """Gradients of [x, *states, *weights], None where wanted is False.
 
-    y and residuals are forward's; dy is like y, dfinal like states.
+    y and residuals are forward's; dy is like y, dfinal like states, dstates like the states after
+    every step.
     """

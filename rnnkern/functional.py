@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnkern.autograd import CELLS, recurrence
+from rnnkern.autograd import recurrence
+from rnnkern.operators import CELLS
 
 
 def rnn_tanh(
@@ -38,6 +39,7 @@ def rnn_tanh(
     batch_first: bool = False,
     *,
     batch_sizes: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Elman network (1990): h_t = tanh(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), layer upon layer.
 
@@ -56,6 +58,10 @@ def rnn_tanh(
             with batch_sizes.
         batch_sizes: the batch_sizes of a PackedSequence ([T] int64 on the CPU, non-increasing)
             whose data input is.
+        lengths: the number of steps of each sequence of a padded input ([N] integers from 0 to T,
+            in any order, on any device; on a GPU the call waits for it). Nothing of the padding
+            is read. Output is zero there, h_n is the state after a sequence's own last step, and
+            its reverse direction starts at that. A sequence of length 0 keeps its hx.
 
     Returns:
         output [T, N, D*R] ([N, T, D*R], [M, D*R]), forward direction first, and h_n [L*D, N, R].
@@ -64,8 +70,9 @@ def rnn_tanh(
         ValueError: params has a wrong number of tensors, or one of them or hx a wrong shape.
         RuntimeError: T is 0, or dtypes, devices or other sizes do not fit.
     """
-    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes)
-    output, h_n = _network("rnn_tanh", input, (hx,), params, *options)
+    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    sizes = _sizes(input, batch_sizes, lengths)
+    output, h_n = _network("rnn_tanh", input, (hx,), params, *options, sizes)
     return output, h_n
 
 
@@ -81,13 +88,15 @@ def rnn_relu(
     batch_first: bool = False,
     *,
     batch_sizes: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Elman network with a rectifier (Le, Jaitly, Hinton 2015); all else as `rnn_tanh`.
 
     h_t = relu(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)
     """
-    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes)
-    output, h_n = _network("rnn_relu", input, (hx,), params, *options)
+    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    sizes = _sizes(input, batch_sizes, lengths)
+    output, h_n = _network("rnn_relu", input, (hx,), params, *options, sizes)
     return output, h_n
 
 
@@ -103,6 +112,7 @@ def gru(
     batch_first: bool = False,
     *,
     batch_sizes: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gated recurrent unit (Cho et al. 2014, torch.nn's form); no projection, else as `rnn_tanh`.
 
@@ -111,8 +121,9 @@ def gru(
     n_t = tanh(W_in x_t + b_in + r_t * (W_hn h_(t-1) + b_hn))
     h_t = (1 - z_t) * n_t + z_t * h_(t-1)
     """
-    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes)
-    output, h_n = _network("gru", input, (hx,), params, *options)
+    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    sizes = _sizes(input, batch_sizes, lengths)
+    output, h_n = _network("gru", input, (hx,), params, *options, sizes)
     return output, h_n
 
 
@@ -128,7 +139,9 @@ def lstm(
     batch_first: bool = False,
     *,
     batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    lengths: Tensor | Sequence[int] | None = None,
+    return_cell_states: bool = False,
+) -> tuple[Tensor, ...]:
     """LSTM (Hochreiter, Schmidhuber 1997; forget gate of Gers et al. 2000); else as `rnn_tanh`.
 
     i_t = sigmoid(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)
@@ -140,18 +153,20 @@ def lstm(
 
     Args:
         hx: (h0 [L*D, N, R], c0 [L*D, N, H]).
+        return_cell_states: whether c_t of the last layer is returned for every step too.
 
     Returns:
-        output [T, N, D*R], h_n [L*D, N, R] and c_n [L*D, N, H].
+        output [T, N, D*R], h_n [L*D, N, R] and c_n [L*D, N, H]; with return_cell_states a fourth,
+        the cell states, like output but with D*H features.
 
     Raises:
         TypeError: hx is a tensor.
         RuntimeError: hx has not two states.
     """
     _check_pair("lstm", hx)
-    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first, batch_sizes)
-    output, h_n, c_n = _network("lstm", input, hx, params, *options)
-    return output, h_n, c_n
+    options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    sizes = _sizes(input, batch_sizes, lengths)
+    return _network("lstm", input, hx, params, *options, sizes, all_states=return_cell_states)
 
 
 def rnn_tanh_cell(
@@ -241,9 +256,13 @@ def _network(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-    batch_sizes: Tensor | None,
+    sizes: Tensor | None,
+    all_states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """A stack of layers: (output, *final_states)."""
+    """A stack of layers: (output, *final_states), and with all_states further states of the last.
+
+    sizes are batch_sizes of an input [M, I], or lengths of an input [T, N, I].
+    """
     directions = 2 if bidirectional else 1
     _check_states(states, num_layers * directions)
     has_projection = _has_projection(cell, len(params), has_biases, num_layers * directions)
@@ -252,23 +271,41 @@ def _network(
         (input,), states = _cast([input], dtype), _cast(states, dtype)
         weights = [_cast(layer, dtype) for layer in weights]
 
-    time_second = batch_first and batch_sizes is None
+    time_second = batch_first and input.dim() == 3
     x = input.transpose(0, 1) if time_second else input
     finals = []
     for index, own_states in enumerate(_by_layer(states, directions)):
         if index > 0 and dropout and train:
             x = torch.dropout(x, dropout, train)
+        all_of_layer = all_states and index == num_layers - 1
         try:
-            x, *final = recurrence(cell, x, batch_sizes, own_states, weights[index])
+            x, *rest = recurrence(cell, x, sizes, own_states, weights[index], all_of_layer)
         except RuntimeError as error:
             # The kernel does not say which of the params it is.
             wrong = _wrong_weight(cell, index, x.shape[-1], own_states, weights[index])
             if wrong is None:
                 raise
             raise wrong from error
-        finals.append(final)
-    output = x.transpose(0, 1) if time_second else x
-    return output, *(finals[0] if num_layers == 1 else map(torch.cat, zip(*finals, strict=True)))
+        finals.append(rest[: len(states)])
+    outputs = [x, *rest[len(states) :]]
+    if time_second:
+        outputs = [each.transpose(0, 1) for each in outputs]
+    final = finals[0] if num_layers == 1 else map(torch.cat, zip(*finals, strict=True))
+    return outputs[0], *final, *outputs[1:]
+
+
+def _sizes(
+    input: Tensor, batch_sizes: Tensor | None, lengths: Tensor | Sequence[int] | None
+) -> Tensor | None:
+    """What a layer calls sizes: batch_sizes of packed input, or lengths of padded input."""
+    if batch_sizes is None and lengths is None:
+        return None
+    if batch_sizes is not None and lengths is not None:
+        raise ValueError("lengths: expected None with batch_sizes, which say as much, got lengths")
+    dims = 3 if batch_sizes is None else 2
+    if input.dim() != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
+    return batch_sizes if lengths is None else torch.as_tensor(lengths)
 
 
 def _by_layer(states: Sequence[Tensor], directions: int) -> Iterable[Sequence[Tensor]]:

@@ -11,16 +11,19 @@ of those. For the same reason `isinstance(module, nn.LSTM)` is False.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nested import nested_tensor_from_jagged
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnkern import functional
 
 Hidden = Any  # a Tensor, or for the LSTM a pair of them: torch.nn's hx
+Lengths = Tensor | Sequence[int]
+Options = dict[str, Any]  # keyword arguments of a network's function
 
 _NETWORKS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "RNN_TANH": functional.rnn_tanh,
@@ -37,43 +40,79 @@ class _Network(nn.RNNBase):
     _hidden_dim_text = "For {} input, hx should also be {} but got {}-D tensor"
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Hidden | None = None
-    ) -> tuple[Tensor | PackedSequence, Hidden]:
+        self,
+        input: Tensor | PackedSequence,
+        hx: Hidden | None = None,
+        *,
+        lengths: Lengths | None = None,
+    ) -> tuple[Any, ...]:
         """Runs the network; see the class for shapes."""
+        return self._forward(input, hx, {} if lengths is None else {"lengths": lengths})
+
+    def _forward(
+        self, input: Tensor | PackedSequence, hx: Hidden | None, options: Options
+    ) -> tuple[Any, ...]:
+        """(output, hidden, *further): input in any of its forms, and outputs in the same."""
         self._update_flat_weights()
-        if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx)
+        if isinstance(input, PackedSequence) or input.is_nested:
+            if "lengths" in options:
+                raise ValueError("lengths: expected None, as the input has its own, got lengths")
+            if isinstance(input, PackedSequence):
+                return self._forward_packed(input, hx, options)
+            return self._forward_nested(input, hx, options)
         if input.dim() not in (2, 3):
             raise ValueError(self._input_dim_text.format(input.dim()))
         if hx is not None:
             self._check_hidden_dim(hx, input.dim())
         if input.dim() == 3:
-            return self._run(input, hx, None)
+            return self._run(input, hx, options)
+        if "lengths" in options:
+            raise ValueError("lengths: expected None for unbatched 2-D input, got lengths")
         batch_dim = 0 if self.batch_first else 1
         hx = None if hx is None else _each(hx, lambda state: state.unsqueeze(1))
-        output, hidden = self._run(input.unsqueeze(batch_dim), hx, None)
-        return output.squeeze(batch_dim), _each(hidden, lambda state: state.squeeze(1))
+        output, hidden, *further = self._run(input.unsqueeze(batch_dim), hx, options)
+        hidden = _each(hidden, lambda state: state.squeeze(1))
+        return output.squeeze(batch_dim), hidden, *(each.squeeze(batch_dim) for each in further)
 
     def _forward_packed(
-        self, packed: PackedSequence, hx: Hidden | None
-    ) -> tuple[PackedSequence, Hidden]:
+        self, packed: PackedSequence, hx: Hidden | None, options: Options
+    ) -> tuple[Any, ...]:
         """The sequences stay packed; only the states are reordered, if packing sorted them."""
-        data, batch_sizes, sorted_indices, unsorted_indices = packed
+        data, *rest = packed
+        batch_sizes, sorted_indices, unsorted_indices = rest
         hx = None if hx is None else self.permute_hidden(hx, sorted_indices)
-        output, hidden = self._run(data, hx, batch_sizes)
-        result = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return result, self.permute_hidden(hidden, unsorted_indices)
+        output, hidden, *further = self._run(data, hx, options, batch_sizes)
+        results = [PackedSequence(each, *rest) for each in (output, *further)]
+        return results[0], self.permute_hidden(hidden, unsorted_indices), *results[1:]
+
+    def _forward_nested(self, nested: Any, hx: Hidden | None, options: Options) -> tuple[Any, ...]:
+        """A jagged tensor as a padded one with lengths, and the results as jagged tensors."""
+        if nested.layout != torch.jagged or nested.dim() != 3 or not self.batch_first:
+            expected = "a 3-D tensor of layout torch.jagged, [N, T of each, I], and batch_first"
+            text = f"a {nested.dim()}-D one of {nested.layout}, batch_first={self.batch_first}"
+            raise ValueError(f"input: expected of a nested tensor {expected}, got {text}")
+        padded, lengths = nested.to_padded_tensor(0.0), nested.offsets().diff()
+        output, hidden, *further = self._run(padded, hx, {**options, "lengths": lengths})
+        alive = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        outputs = [output[alive], *(each[alive] for each in further)]
+        results = [nested_tensor_from_jagged(values, nested.offsets()) for values in outputs]
+        return results[0], hidden, *results[1:]
 
     def _run(
-        self, input: Tensor, hx: Hidden | None, batch_sizes: Tensor | None
-    ) -> tuple[Tensor, Hidden]:
+        self,
+        input: Tensor,
+        hx: Hidden | None,
+        options: Options,
+        batch_sizes: Tensor | None = None,
+    ) -> tuple[Any, ...]:
+        """_forward of padded input, or of packed data with its batch_sizes."""
         if hx is None:
             self.check_input(input, batch_sizes)
             hx = self._zeros(input, batch_sizes)
         elif input.size(-1) != self.input_size:
             self.check_forward_args(input, hx, batch_sizes)
         try:
-            output, *hidden = _NETWORKS[self.mode](
+            output, *states = _NETWORKS[self.mode](
                 input,
                 hx,
                 self._flat_weights,
@@ -84,11 +123,14 @@ class _Network(nn.RNNBase):
                 self.bidirectional,
                 self.batch_first,
                 batch_sizes=batch_sizes,
+                **options,
             )
         except (RuntimeError, ValueError) as error:
             failure = error
         else:
-            return output, hidden[0] if len(hidden) == 1 else tuple(hidden)
+            if len(states) == 1:
+                return output, states[0]
+            return output, tuple(states[:2]), *states[2:]
         # The checks of torch.nn take as long as a small step: they are for their texts.
         try:
             self.check_forward_args(input, hx, batch_sizes)
@@ -203,6 +245,20 @@ dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        return_cell_states: bool = False,
+    ) -> tuple[Any, ...]:
+        """Runs the network; see the class for shapes."""
+        options: Options = {} if lengths is None else {"lengths": lengths}
+        if return_cell_states:
+            options["return_cell_states"] = True
+        return self._forward(input, hx, options)
 
     def _zeros(self, input: Tensor, batch_sizes: Tensor | None) -> Hidden:
         cell = input.new_zeros(self.get_expected_cell_size(input, batch_sizes))

@@ -74,30 +74,43 @@ def gru(x_gates: Tensor, h_gates: Tensor, states: States) -> States:
 def layer(
     cell: str,
     x: Tensor,
-    batch_sizes: Tensor | None,
+    sizes: Tensor | None,
     states: Sequence[Tensor],
     weights: Sequence[Tensor | None],
+    all_states: bool = False,
 ) -> list[Tensor]:
-    """One layer in all its directions; the same arguments and results as `rnnkern._C.forward`.
+    """One layer in all its directions; the same arguments and results as `rnnkern._C.recurrence`.
 
     Args:
         cell: a name in STEPS.
-        x: [T, N, I], or [M, I] with batch_sizes; [N, I] for a single step.
-        batch_sizes: [T] int64, non-increasing: the active rows of each step of a PackedSequence.
+        x: [T, N, I], or [M, I], a packed sequence, or [N, I], a single step.
+        sizes: with x [T, N, I] the lengths [N] of its sequences, or None if all are T; with x
+            [M, I] its batch_sizes: [T] int64, non-increasing, the active rows of each step.
         states: [h0 [D, N, R]], or [h0, c0 [D, N, H]] for an LSTM; without D for a single step.
         weights: D groups of w_ih [G*H, I], w_hh [G*H, R], b_ih [G*H], b_hh [G*H], w_hr [P, H];
             the last three may be None.
+        all_states: whether to return the states behind h after every step too.
 
     Returns:
         [y, *final_states]: y like x with D*R features, direction 0 first; final states like states.
+        With all_states [..., *further_states], like x with D*H features. Beyond a length all but
+        the final states are zero.
 
     Raises:
         RuntimeError: T is 0 (the text is torch.nn's).
     """
-    if batch_sizes is None and x.dim() == 2:
+    if sizes is None and x.dim() == 2:
         x, *states = (tensor.unsqueeze(0) for tensor in (x, *states))
-        return [output.squeeze(0) for output in layer(cell, x, None, states, weights)]
-    rows: Sequence[Tensor] = x.unbind() if batch_sizes is None else x.split(batch_sizes.tolist())
+        return [out.squeeze(0) for out in layer(cell, x, None, states, weights, all_states)]
+    packed = x.dim() == 2
+    alive: Tensor | None = None
+    if sizes is not None and not packed:
+        steps = torch.arange(len(x), device=x.device)
+        alive = (steps[:, None] < sizes.to(x.device)).unsqueeze(-1)
+        x = torch.where(alive, x, 0)  # what stands there may be anything
+    rows: Sequence[Tensor] = x.unbind()
+    if sizes is not None and packed:
+        rows = x.split(sizes.tolist())
     if len(rows) == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     outputs = []
@@ -105,39 +118,47 @@ def layer(
     for direction in range(len(weights) // 5):
         own_weights = weights[5 * direction : 5 * direction + 5]
         own_states = tuple(state[direction] for state in states)
-        y, final = _scan(STEPS[cell], rows, own_states, own_weights, backwards=direction == 1)
-        outputs.append(torch.stack(y) if batch_sizes is None else torch.cat(y))
+        after, final = _scan(STEPS[cell], rows, alive, own_states, own_weights, direction == 1)
+        outputs.append([torch.cat(each) if packed else torch.stack(each) for each in after])
         finals.append(final)
-    return [torch.cat(outputs, dim=-1), *map(torch.stack, zip(*finals, strict=True))]
+    y, *further = (torch.cat(each, dim=-1) for each in zip(*outputs, strict=True))
+    return [y, *map(torch.stack, zip(*finals, strict=True)), *(further if all_states else [])]
 
 
 def _scan(
     step: Step,
     rows: Sequence[Tensor],
+    alive: Tensor | None,
     states: States,
     weights: Sequence[Tensor | None],
     backwards: bool,
-) -> tuple[list[Tensor], States]:
-    """Runs `step` over `rows` ([n, I] each) and returns the [n, R] outputs and the final states.
+) -> tuple[list[tuple[Tensor, ...]], States]:
+    """Runs `step` over `rows` ([n, I] each): the states after each step, and the final states.
 
-    The rows of a state that are not active in a step pass through it untouched. That is all there
-    is to variable length: forwards, a row that has ended keeps its final state; backwards, a row
-    that has not begun keeps its initial one.
+    The rows of a state that are not active in a step pass through it untouched: those behind the
+    first n, and with `alive` [T, N, 1] those where it is False. That is all there is to variable
+    length: forwards, a row that has ended keeps its final state; backwards, a row that has not
+    begun keeps its initial one.
     """
     w_ih, w_hh, b_ih, b_hh, w_hr = weights
     assert w_ih is not None
     assert w_hh is not None
-    outputs = []
-    for x in reversed(rows) if backwards else rows:
-        active = tuple(state[: len(x)] for state in states)
-        h, *others = step(linear(x, w_ih, b_ih), linear(active[0], w_hh, b_hh), active)
-        if w_hr is not None:
-            h = linear(h, w_hr)
-        outputs.append(h)
+    after = []
+    times = range(len(rows))
+    for t in reversed(times) if backwards else times:
+        x = rows[t]
+        old = tuple(state[: len(x)] for state in states)
+        h, *others = step(linear(x, w_ih, b_ih), linear(old[0], w_hh, b_hh), old)
+        new = [h if w_hr is None else linear(h, w_hr), *others]
+        if alive is not None:
+            after.append([torch.where(alive[t], state, 0) for state in new])
+            new = [torch.where(alive[t], *pair) for pair in zip(new, old, strict=True)]
+        else:
+            after.append(new)
         states = tuple(
-            torch.cat([new, old[len(x) :]]) for new, old in zip((h, *others), states, strict=True)
+            torch.cat([n, state[len(x) :]]) for n, state in zip(new, states, strict=True)
         )
-    return outputs[::-1] if backwards else outputs, states
+    return list(zip(*(after[::-1] if backwards else after), strict=True)), states
 
 
 # ---- a stack of layers ---------------------------------------------------------------------------

@@ -95,8 +95,8 @@ def switch_to(backend, monkeypatch):
 def on_device(function, device):
     """The function on copies of its tensors on a device, with results copied back to the CPU."""
 
-    def call(cell, x, batch_sizes, *rest):
-        results = function(cell, moved(x, device), batch_sizes, *moved(rest, device))
+    def call(cell, x, sizes, *rest):
+        results = function(cell, moved(x, device), sizes, *moved(rest, device))
         return moved(results, "cpu")
 
     return call

@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     """The arguments of `_C.forward` between the cell's name and the training flag."""
 
     x: Tensor
-    batch_sizes: Tensor | None
+    sizes: Tensor | None
     states: list[Tensor]
     weights: list[Tensor | None]
 
@@ -44,7 +44,7 @@ class Layer(NamedTuple):
         """Every floating-point tensor changed."""
         changed = [None if t is None else change(t) for t in self.inputs()]
         n = 1 + len(self.states)
-        return Layer(changed[0], self.batch_sizes, changed[1:n], changed[n:])
+        return Layer(changed[0], self.sizes, changed[1:n], changed[n:])
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,18 @@ class Problem:
     D: int = 1
     P: int = 0
     bias: bool = True
-    lengths: tuple[int, ...] | None = None
+    lengths: tuple[int, ...] | None = None  # of a packed sequence, falling
+    padded: bool = False  # lengths, in any order, are those of x [T, N, I]
+    all_states: bool = False
     draw: int = 0
 
     def __str__(self) -> str:
         size = f"T{self.T}-N{self.N}-I{self.I}-H{self.H}-D{self.D}"
         projection = f"-P{self.P}" if self.P else ""
         nobias = "" if self.bias else "-nobias"
-        lengths = "-packed" if self.lengths else ""
-        return f"{self.cell}-{SHORT[self.dtype]}-{size}{projection}{nobias}{lengths}"
+        lengths = ("-padded" if self.padded else "-packed") if self.lengths else ""
+        all_states = "-all-states" if self.all_states else ""
+        return f"{self.cell}-{SHORT[self.dtype]}-{size}{projection}{nobias}{lengths}{all_states}"
 
     @property
     def layer(self) -> Layer:
@@ -85,10 +88,14 @@ class Problem:
         traits = _C.cells()[self.cell]
         rows = traits["gates"] * self.H
         R = self.P or self.H
-        batch_sizes = None
+        given = None
         x = normal(self.T, self.N, self.I)
-        if self.lengths is not None:
-            batch_sizes = batch_sizes_of(self.lengths)
+        if self.padded:
+            given = torch.tensor(self.lengths)
+            x = normal(self.T, len(given), self.I)
+            x[torch.arange(self.T)[:, None] >= given] = torch.nan
+        elif self.lengths is not None:
+            given = batch_sizes_of(self.lengths)
             x = normal(sum(self.lengths), self.I)
         N = self.N if self.lengths is None else len(self.lengths)
         sizes = [R] + [self.H] * (traits["states"] - 1)
@@ -98,7 +105,7 @@ class Problem:
             weights += [uniform(rows, self.I), uniform(rows, R)]
             weights += [uniform(rows), uniform(rows)] if self.bias else [None, None]
             weights += [uniform(self.P, self.H)] if self.P else [None]
-        return Layer(x, batch_sizes, states, weights)
+        return Layer(x, given, states, weights)
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +116,8 @@ class Problem:
 
     @property
     def output_names(self) -> list[str]:
-        return ["y", *["h_n", "c_n"][: _C.cells()[self.cell]["states"]]]
+        states = _C.cells()[self.cell]["states"]
+        return ["y", *["h_n", "c_n"][:states], *(["c"][: states - 1] if self.all_states else [])]
 
 
 def batch_sizes_of(lengths: tuple[int, ...]) -> Tensor:
@@ -119,9 +127,10 @@ def batch_sizes_of(lengths: tuple[int, ...]) -> Tensor:
 
 def torch_layer(cell: str, layer: Layer) -> list[Tensor]:
     """The same layer by torch's own function; by the reference where torch has no such layer."""
-    x, batch_sizes, states, weights = layer
+    x, sizes, states, weights = layer
     twin = getattr(torch, cell, None)
-    if twin is None or (weights[4] is not None and cell != "lstm"):
+    padded = sizes is not None and x.dim() == 3
+    if twin is None or padded or (weights[4] is not None and cell != "lstm"):
         return list(reference.layer(cell, *layer))
     D = states[0].shape[0]
     biased = any(w is not None for i in (2, 3) for w in weights[i::5])
@@ -133,14 +142,14 @@ def torch_layer(cell: str, layer: Layer) -> list[Tensor]:
     hx = tuple(states) if len(states) > 1 else states[0]
     train = any(p.requires_grad for p in params)  # or cuDNN has no backward
     flags = (params, biased, 1, 0.0, train, D == 2)
-    if batch_sizes is None:
+    if sizes is None:
         return list(twin(x, hx, *flags, False))
-    return list(twin(x, batch_sizes, hx, *flags))
+    return list(twin(x, sizes, hx, *flags))
 
 
 def ours(problem: Problem, training: bool = False) -> list[Tensor]:
-    """`_C.forward`'s y and final states."""
-    result = _C.forward(problem.cell, *problem.layer, training)
+    """`_C.forward`'s y and states."""
+    result = _C.forward(problem.cell, *problem.layer, training, problem.all_states)
     return result[: len(problem.output_names)]
 
 
@@ -148,7 +157,8 @@ def ours(problem: Problem, training: bool = False) -> list[Tensor]:
 def exact(problem: Problem) -> list[Tensor]:
     """The float64 reference on the rounded tensors."""
     with torch.no_grad():
-        return list(reference.layer(problem.cell, *problem.layer.map(torch.Tensor.double)))
+        layer = problem.layer.map(torch.Tensor.double)
+        return list(reference.layer(problem.cell, *layer, problem.all_states))
 
 
 def peer(problem: Problem) -> list[Tensor]:
@@ -158,13 +168,19 @@ def peer(problem: Problem) -> list[Tensor]:
 @cache
 def _peer(problem: Problem, device: str) -> list[Tensor]:
     with torch.no_grad():
-        outputs = torch_layer(problem.cell, problem.layer.map(lambda t: t.to(device)))
+        outputs = _peer_outputs(problem, problem.layer.map(lambda t: t.to(device)))
     return [t.cpu() for t in outputs]
+
+
+def _peer_outputs(problem: Problem, layer: Layer) -> list[Tensor]:
+    if problem.all_states:  # which no function of torch returns
+        return list(reference.layer(problem.cell, *layer, all_states=True))
+    return torch_layer(problem.cell, layer)
 
 
 @cache
 def cotangents(problem: Problem) -> list[Tensor]:
-    """dy and the gradients of the final states, in the problem's dtype."""
+    """dy and the gradients of the states, in the problem's dtype."""
     generator = torch.Generator().manual_seed(21 + 1000 * problem.draw)
     return [
         torch.randn(out.shape, generator=generator, dtype=torch.float64).to(problem.dtype)
@@ -181,7 +197,7 @@ def gradients(outputs: list[Tensor], inputs: list[Tensor | None], grads: list[Te
 @cache
 def exact_gradients(problem: Problem) -> list[Tensor | None]:
     layer = problem.layer.map(lambda t: t.double().requires_grad_())
-    outputs = list(reference.layer(problem.cell, *layer))
+    outputs = list(reference.layer(problem.cell, *layer, problem.all_states))
     return gradients(outputs, layer.inputs(), [t.double() for t in cotangents(problem)])
 
 
@@ -192,7 +208,7 @@ def peer_gradients(problem: Problem) -> list[Tensor | None]:
 @cache
 def _peer_gradients(problem: Problem, device: str) -> list[Tensor | None]:
     layer = problem.layer.map(lambda t: t.to(device).requires_grad_())
-    outputs = torch_layer(problem.cell, layer)
+    outputs = _peer_outputs(problem, layer)
     found = gradients(outputs, layer.inputs(), [t.to(device) for t in cotangents(problem)])
     return [None if t is None else t.cpu() for t in found]
 
@@ -200,8 +216,9 @@ def _peer_gradients(problem: Problem, device: str) -> list[Tensor | None]:
 def our_gradients(problem: Problem, wanted: list[bool] | None = None) -> list[Tensor | None]:
     """`_C.forward` for training, then `_C.backward`."""
     layer = problem.layer
-    states = len(layer.states)
     y, *rest = _C.forward(problem.cell, *layer, True)
-    dy, *dfinal = cotangents(problem)
+    residuals = rest[len(layer.states) :]
+    dy, *given = cotangents(problem)
+    dfinal, dstates = given[: len(layer.states)], given[len(layer.states) :]
     wanted = [True] * len(layer.inputs()) if wanted is None else wanted
-    return _C.backward(problem.cell, *layer, y, rest[states:], dy, dfinal, wanted)
+    return _C.backward(problem.cell, *layer, y, residuals, dy, dfinal, wanted, dstates)

@@ -23,16 +23,17 @@ STAIRCASE = {
     "explain": {"_C", "modules"},
     "convert": {"modules"},
     "modules": {"functional"},
-    "functional": {"autograd"},
-    "autograd": {"_C", "reference"},
+    "functional": {"autograd", "operators"},
+    "autograd": {"_C", "operators", "reference"},
+    "operators": {"_C"},
     "reference": set(),
 }
 
 # The only C++ that may see torch: the layer that faces it, and the adapters below.
 TORCH_FACING = {"cpu/parallel.cpp", "cuda/device.cpp", "cuda/gemm.cpp"}
-TORCH_FACING |= {"bindings.cpp"} | {
+TORCH_FACING |= {"bindings.cpp", "library.cpp"} | {
     f"{name}.{suffix}"
-    for name in ("autograd", "rnn", "explain", "layer")
+    for name in ("autograd", "explain", "layer", "operators", "rnn")
     for suffix in ("h", "cpp")
 }
 
@@ -45,8 +46,10 @@ ROOMS = {
     "layer": {"cells", "common", "cpu", "cuda"},
     "rnn": {"layer", "common", "cpu", "cuda"},
     "explain": {"layer", "common", "cpu", "cuda"},
-    "autograd": {"rnn", "layer"},
-    "bindings": {"autograd", "explain"},
+    "operators": {"rnn", "layer"},
+    "autograd": {"operators", "rnn", "layer"},
+    "library": {"autograd", "operators"},
+    "bindings": {"autograd", "explain", "operators"},
 }
 
 

@@ -53,7 +53,7 @@ def flatten(problem):
         for i, t in zip(present, tensors, strict=True):
             full[i] = t
         x, given, weights = full[0], full[1 : 1 + states], full[1 + states :]
-        return tuple(recurrence(problem.cell, x, layer.batch_sizes, given, weights))
+        return tuple(recurrence(problem.cell, x, layer.sizes, given, weights))
 
     return run, [inputs[i].clone().requires_grad_() for i in present]
 

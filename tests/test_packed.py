@@ -84,7 +84,7 @@ def test_projected(lengths):
 def test_equal_lengths_are_a_padded_batch(cell):
     problem = Problem(cell, H=17, D=2, lengths=(5, 5, 5))
     packed = problem.layer
-    padded = packed._replace(x=packed.x.view(5, 3, -1), batch_sizes=None)
+    padded = packed._replace(x=packed.x.view(5, 3, -1), sizes=None)
     y, *final = _C.forward(cell, *packed, False)
     z, *others = _C.forward(cell, *padded, False)
     assert_same_bits([y, *final], [z.view_as(y), *others])

@@ -65,6 +65,7 @@ struct BackwardDirection {
   const void* states[kMaxStates];
   const void* saved;
   const void* unprojected;
+  const void* dstates[kMaxStates];  // 1.. only: compute [M, H] gradients of the states after each row, or nullptr
 
   // in and out, compute: gradients of the final states on entry, of the initial states on return (of h only if
   // dh_wanted)

@@ -209,6 +209,12 @@ class BackwardPass {
       new_state[k] = load_units(all_states(k) + row * H + unit, lanes);
       dstates[k] = load_units(dstate(k) + n * H + unit, lanes);
     }
+    if (kStates > 1 && own_.dstates[1] != nullptr) {
+      RNNKERN_UNROLL
+      for (int k = 1; k < kStates; ++k) {
+        dstates[k] = dstates[k] + load_units(static_cast<const T*>(own_.dstates[k]) + row * H + unit, lanes);
+      }
+    }
     Pack<V, Cell::kSaved> saved;
     RNNKERN_UNROLL
     for (int k = 0; k < Cell::kSaved; ++k) {

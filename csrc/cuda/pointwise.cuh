@@ -86,6 +86,7 @@ __device__ __forceinline__ void backward_unit(const BackwardStep& step, int64_t 
     old_state[k] = fresh ? load<S>(step.initial[k], at) : load<T>(step.old_states[k], at);
     new_state[k] = load<T>(step.new_states[k], at);
     dstate[k] = load<T>(step.dstate[k], at);
+    if (step.dstates[k] != nullptr) dstate[k] = dstate[k] + load<T>(step.dstates[k], at);
   }
   Pack<V, Cell::kSaved> saved;
   RNNKERN_UNROLL

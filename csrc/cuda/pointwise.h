@@ -46,6 +46,7 @@ struct BackwardStep {
   int64_t new_h_stride;
   const void* new_states[kMaxStates];  // 1.. only: compute [rows, H]
   const void* saved;                   // compute [rows, kSaved*H]
+  const void* dstates[kMaxStates];     // 1.. only: compute [rows, H], added to dstate; or nullptr
 
   // In and out, compute [N, H]: gradients of the state after this step, then of the state before it. [0] is that of h,
   // of which only rows that end are read, and only the direct path of kDirectH is read and written otherwise.

@@ -133,7 +133,9 @@ class Backward {
     for (int k = 0; k < pass.cell.states; ++k) {
       result.initial[k] = begins ? pass.own.initial[k] : nullptr;
       result.dstate[k] = pass.own.dstate[k];
-      if (k > 0) result.states[k] = pass.state_rows(pass.own.states, k).at(row);
+      if (k == 0) continue;
+      result.states[k] = pass.state_rows(pass.own.states, k).at(row);
+      result.dstates[k] = pass.state_rows(pass.own.dstates, k).at(row);
     }
     result.saved = as_input(pass.own.saved, pass.cell.saved * H, pass.compute_bytes).at(row);
     result.product = pass.product.data;

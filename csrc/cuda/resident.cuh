@@ -488,6 +488,10 @@ __device__ __forceinline__ void run_backward(const BackwardChunk& chunk) {
       }
       if (Cell::kDirectH || ends) dh = dh + dstate[item][0];
       dstate[item][0] = dh;
+      RNNKERN_UNROLL
+      for (int k = 1; k < kStates; ++k) {
+        if (own.dstates[k] != nullptr) dstate[item][k] = dstate[item][k] + load<float>(own.dstates[k], row * H + unit);
+      }
       Pack<V, kGates> dx, dr;
       Cell::backward(now.values, now.old_state, now.new_state, dstate[item], dx, dr);
       if (own.previous_h != nullptr) store<S>(own.previous_h, row * H + unit, now.old_state[0]);

@@ -56,6 +56,7 @@ struct BackwardDirection {
   const void* initial[kMaxStates];  // storage [N, H], where the chunk has the sequence's first step, else nullptr
   const void* states[kMaxStates];   // 1.. only: compute, rows of H
   const void* saved;                // compute, rows of kSaved*H
+  const void* dstates[kMaxStates];  // 1.. only: compute, rows of H, or nullptr: gradients of the states after each step
 
   // In and out, compute [N, H]. dstate: gradients of the states behind the chunk, then before it; of h only the direct
   // path, but at both ends of the sequence the whole. product: what the gates behind the chunk give to dh, then what those

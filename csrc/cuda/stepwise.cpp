@@ -158,6 +158,7 @@ class Backward : BackwardPass {
       if (k == 0) continue;
       step.old_states[k] = state_rows(own.states, k).at(row_before());
       step.new_states[k] = state_rows(own.states, k).at(row());
+      step.dstates[k] = state_rows(own.dstates, k).at(row());
     }
     step.saved = as_input(own.saved, cell.saved * H, compute_bytes).at(row());
     step.dx_gates = dx_gates.at(row_in_chunk());

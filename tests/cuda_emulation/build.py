@@ -26,13 +26,14 @@ NAME = "rnnkern_emulated"
 
 CUDA_HOST = ("backend", "gemm", "passes", "plan", "pointwise", "resident", "stepwise")
 SOURCES = [
-    *sorted(CSRC.glob("*.cpp")),
+    *sorted(path for path in CSRC.glob("*.cpp") if path.name != "library.cpp"),
     CSRC / "cpu" / "memory.cpp",
     *(CSRC / "cuda" / f"{name}.cpp" for name in CUDA_HOST),
     *sorted((CSRC / "cuda" / "instances").glob("*.cu")),
     *(HERE / f"{name}.cpp" for name in ("cublas", "device", "emulation", "runtime")),
 ]
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# gcc 12 at -O1 takes torch's reference counts for too small.
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-stringop-overflow"]
 FLAGS = ["-std=c++20", "-O1", "-g0", "-fPIC", "-fvisibility=hidden", "-fopenmp", *WARNINGS]
 DEFINES = [f"-DTORCH_EXTENSION_NAME={NAME}", "-DTORCH_API_INCLUDE_EXTENSION_H"]
 SYSTEM = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_path("include")]]
