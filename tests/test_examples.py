@@ -93,20 +93,22 @@ def test_both_implementations_read_each_others_checkpoints(run):
     run("--resume", "--steps", "2")
 
 
-def test_ctrl_c_saves_after_the_step_and_ends(run, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_saves_after_the_step_and_ends(run, number, monkeypatch, capsys):
     advance = char_lm.Trainer.advance
 
     def interrupted(trainer, streams):
         if trainer.step == 4:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return advance(trainer, streams)
 
     monkeypatch.setattr(char_lm.Trainer, "advance", interrupted)
     with pytest.raises(SystemExit) as ended:
         run("--steps", "1000")
-    assert ended.value.code == 128 + signal.SIGINT
+    assert ended.value.code == 128 + number
     assert "step 5" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert sorted(path.name for path in Path().iterdir()) == ["model.safetensors", "text.txt"]
     monkeypatch.setattr(char_lm.Trainer, "advance", advance)
     run("--resume", "--steps", "1")
@@ -118,6 +120,12 @@ def test_sample_depends_on_the_seed_alone(run):
     once, again = run(*words), run(*words)
     assert once == again
     assert run(*words, "--seed", "1") != once
+
+
+def test_a_vanishing_temperature_takes_the_likeliest(run):
+    run("--steps", "3")
+    words = ["--resume", "--steps", "0", "--sample", "50", "--temperature", "1e-320"]
+    assert run(*words) == run(*words, "--seed", "1")
 
 
 def damaged(path):
@@ -155,13 +163,25 @@ def test_mistakes_end_with_a_sentence(run, prepare, message):
 
 
 @pytest.mark.parametrize(
-    "words", [["--batch", "0"], ["--lr", "-1"], ["--device", "abacus"]], ids=str
+    "words",
+    [
+        ["--hidden", "0"],
+        ["--layers", "-1"],
+        ["--batch", "0"],
+        ["--chunk", "0"],
+        ["--steps", "-1"],
+        ["--sample", "-1"],
+        ["--temperature", "0"],
+        ["--lr", "nan"],
+        ["--device", "abacus"],
+    ],
+    ids=str,
 )
 def test_impossible_options_are_refused(run, words, capsys):
     with pytest.raises(SystemExit) as ended:
         run(*words)
     assert ended.value.code == 2
-    assert words[0][2:] in capsys.readouterr().err
+    assert re.search(rf"error: {words[0]}\b.*{words[1]}", capsys.readouterr().err)
 
 
 def test_a_text_shorter_than_a_chunk(run):
