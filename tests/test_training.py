@@ -1,0 +1,138 @@
+"""Claim: models with our layers train inside what others wrap around them as in a plain loop."""
+
+import contextlib
+import itertools
+
+import pytest
+import torch
+from pairs import CELLS, RNNS, leaves, pair
+from tolerances import assert_same_bits
+from torch import nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+import rnnkern
+
+
+@pytest.mark.parametrize("hooks", [contextlib.nullcontext, save_on_cpu], ids=["plain", "offload"])
+@pytest.mark.parametrize("use_reentrant", [False, True], ids=["not-reentrant", "reentrant"])
+@pytest.mark.parametrize("name", [*RNNS, *CELLS])
+def test_activation_checkpointing(name, use_reentrant, hooks):
+    """Computed twice, with the same dropout. The reentrant kind wants results that are not nested,
+    of torch.nn's modules as well."""
+    options = {"num_layers": 3, "dropout": 0.5, "bidirectional": True} if name in RNNS else {}
+    ours = pair(name, 4, 3, **options)[1]
+    x = torch.randn(*((5, 2, 4) if name in RNNS else (2, 4)), dtype=torch.float64)
+    calls = []
+    ours.register_forward_pre_hook(lambda module, args: calls.append(module))
+
+    def flat(x):
+        return tuple(leaves(ours(x)))
+
+    def checkpointed(x):
+        with hooks():
+            return checkpoint(flat, x, use_reentrant=use_reentrant)
+
+    plain, again = (results(ours, function, x) for function in (flat, checkpointed))
+    assert len(calls) == 3
+    assert_same_bits(again, plain)
+
+
+def results(module, function, x):
+    """Outputs, and the gradients of input and parameters."""
+    x = x.clone().requires_grad_()
+    module.zero_grad()
+    torch.manual_seed(11)
+    outputs = function(x)
+    sum(y.square().sum() for y in outputs).backward()
+    return [*(y.detach() for y in outputs), x.grad, *(p.grad for p in module.parameters())]
+
+
+class Classifier(nn.Module):
+    """Sequences [N, T, 3] to two numbers [N, 2], by a layer and a single step over its states."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.rnn = rnnkern.GRU(3, 5, batch_first=True)
+        self.step = rnnkern.LSTMCell(5, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.step(self.rnn(x)[1][-1])[0])
+
+
+def batches():
+    torch.manual_seed(2)
+    return DataLoader(TensorDataset(torch.randn(12, 7, 3), torch.randn(12, 2)), batch_size=4)
+
+
+def loss_of(model, batch):
+    x, y = batch
+    return nn.functional.mse_loss(model(x), y)
+
+
+def adam(model):
+    return torch.optim.Adam(model.parameters(), lr=0.05)
+
+
+def losses_of_a_loop(model, optimizer, loader, backward):
+    """Two epochs."""
+    losses = []
+    for batch in itertools.chain(loader, loader):
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture
+def plain():
+    model = Classifier()
+    return losses_of_a_loop(model, adam(model), batches(), torch.Tensor.backward)
+
+
+def test_accelerate(plain):
+    accelerate = pytest.importorskip("accelerate", reason="needs requirements-train.txt")
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = Classifier()
+    prepared = accelerator.prepare(model, adam(model), batches())
+    assert losses_of_a_loop(*prepared, accelerator.backward) == plain
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",  # Lightning's use of torch
+    "ignore:The 'train_dataloader' does not have many workers:UserWarning",
+    "ignore:GPU available but not used:UserWarning",
+)
+def test_lightning(plain, tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch", reason="needs requirements-train.txt")
+    losses = []
+
+    class Task(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = Classifier()
+
+        def training_step(self, batch, index):
+            loss = loss_of(self.model, batch)
+            losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self):
+            return adam(self.model)
+
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Task(), batches())
+    assert losses == plain
