@@ -20,6 +20,7 @@ except ImportError as error:
 
 from rnnkern import functional, reference
 from rnnkern._C import backends
+from rnnkern.compare import Comparison, compare
 from rnnkern.convert import from_torch, replace_rnn_, to_torch
 from rnnkern.explain import explain, gpus
 from rnnkern.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -30,10 +31,12 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Comparison",
     "GRUCell",
     "LSTMCell",
     "RNNCell",
     "backends",
+    "compare",
     "cuda_version",
     "explain",
     "from_torch",

@@ -48,16 +48,19 @@ def replace_rnn_(model: nn.Module) -> list[str]:
             f"replace_rnn_ replaces modules inside a model, and this model is itself a "
             f"{_base(model).__name__}: use model = rnnkern.from_torch(model)"
         )
-    found = [
-        (name, module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if _base(module) in _TO_RNNKERN
-    ]
-    replacements = {module: from_torch(module) for module in dict.fromkeys(m for _, m in found)}
-    for name, module in found:
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, replacements[module])
-    return [name for name, _ in found]
+    return _replaced(model, _TO_RNNKERN)
+
+
+def replace_by_torch_(model: nn.Module) -> list[str]:
+    """The opposite of replace_rnn_: rnnkern's modules inside model become torch.nn's, in place."""
+    return _replaced(model, _TO_TORCH)
+
+
+def twins(module: nn.Module) -> tuple[type[nn.Module], type[nn.Module]] | None:
+    """The classes of a recurrent module in torch.nn and in rnnkern; None for any other module."""
+    base = _base(module)
+    theirs = _TO_TORCH.get(base, base)
+    return (theirs, _TO_RNNKERN[theirs]) if theirs in _TO_RNNKERN else None
 
 
 def from_torch(module: nn.Module) -> nn.Module:
@@ -90,6 +93,20 @@ def _base(module: nn.Module) -> type[nn.Module]:
     """The class of the module, or what it was before parametrize gave it a class of its own."""
     cls = type(module)
     return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
+
+
+def _replaced(model: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> list[str]:
+    """Converts every module inside model whose class is a key; the names of replace_rnn_."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if _base(module) in classes
+    ]
+    replacements = {module: _converted(module, classes) for _, module in found}
+    for name, module in found:
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, replacements[module])
+    return [name for name, _ in found]
 
 
 def _converted(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:

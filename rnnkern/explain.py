@@ -40,6 +40,18 @@ def explain(
         RuntimeError: the device is unknown, or RNNKERN_ISA or RNNKERN_CUDA_STRATEGY asks for what
             cannot run.
     """
+    for name, lines in plans(module, input, device):
+        print(name)
+        for term, value in lines:
+            print(f"  {term}: {value}")
+
+
+def plans(
+    module: nn.Module,
+    input: Tensor | PackedSequence,
+    device: str | torch.device | None = None,
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """What `explain` prints: each layer's name, and terms and values in the order to read them."""
     if not isinstance(module, _MODULES):
         raise TypeError(f"module: expected one of rnnkern's, got {type(module).__name__}")
     data = input.data if isinstance(input, PackedSequence) else input
@@ -50,9 +62,7 @@ def explain(
     for name, I, H, P, D in _layers(module):
         with torch.cuda.device(data.device) if is_own_gpu else nullcontext():
             lines = _C.explain(_cell(module), data.dtype, batch_sizes, I, H, P, D, where)
-        print(name)
-        for term, value in lines:
-            print(f"  {term}: {value}")
+        yield name, lines
 
 
 def _cell(module: nn.Module) -> str:

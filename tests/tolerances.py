@@ -1,22 +1,4 @@
-"""The one rule by which a result is accurate enough.
-
-Against the float64 reference, our largest absolute error is at most twice that of torch.nn in the
-same dtype on the same input (of the reference itself in that dtype, for a cell torch.nn lacks).
-
-torch's own error is zero by accident where a result has few elements, so below a floor nothing is
-compared: some units in the last place of the largest number in the sum.
-
-- float32: 4 eps, for exp and tanh within 2 ulp and another order of adding.
-- float64: 32 eps. The arbiter rounds as we do, at each of the tens of products in a sum, so torch's
-  error against it is no measure.
-- 16-bit types: 1 eps. On a CPU they compute in float32 and round once at the end, which costs
-  eps / 2; on a GPU h and the gradients of gates are rounded at every step, as in torch.nn.
-
-The largest of a few errors is a matter of luck: in 60 draws in float32 (T=5 N=33 H=33 P=1 D=2) our
-largest error in the 33 elements of a dw_hr was 1.0 times the reference's in the median; in 9 of 10
-up to 1.7 times for rnn_tanh and 1.8 for rnn_relu; at worst 2.3 and 2.9 times. So where one draw of
-gradients is over the rule, it is applied to the median of several, and none may be over twice what
-is allowed.
+"""The rule of `rnnkern.accuracy` as assertions.
 
 The derivative of relu jumps at 0. A state rounded to 16 bits lands on the other side of it now and
 then, in torch.nn as in our kernels for GPUs, and a unit's gradient is then wrong altogether, by
@@ -26,31 +8,13 @@ any amount; only the median counts there. (In 30 draws of T=3 N=33 H=32 in bfloa
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 
 import torch
 from problems import Problem, exact_gradients, our_gradients, peer_gradients
 from torch import Tensor
 
-RATIO = 2.0
-FLOOR = {torch.float32: 4.0, torch.float64: 32.0, torch.bfloat16: 1.0, torch.float16: 1.0}
-
-DRAWS = 5
-WORST_DRAW = 2.0  # of what is allowed
-
-
-def largest(values: Tensor) -> float:
-    return values.abs().max().item() if values.numel() else 0.0
-
-
-def allowance(peer: Tensor, exact: Tensor, scale: float = 1.0) -> float:
-    """The error that the rule allows.
-
-    `scale` is the size of the numbers that were added up to make the result; the largest exact
-    result is taken where that is larger.
-    """
-    floor = FLOOR[peer.dtype] * torch.finfo(peer.dtype).eps * max(scale, largest(exact))
-    return max(RATIO * largest(peer.double() - exact), floor)
+from rnnkern import accuracy
+from rnnkern.accuracy import largest
 
 
 def excess(
@@ -60,8 +24,7 @@ def excess(
     assert ours.dtype == peer.dtype, f"{what}: dtype {ours.dtype}, expected {peer.dtype}"
     assert ours.shape == exact.shape, f"{what}: shape {ours.shape}, expected {exact.shape}"
     assert torch.isfinite(ours).all(), f"{what}: not finite"
-    error, allowed = largest(ours.double() - exact), allowance(peer, exact, scale)
-    return error / allowed if allowed > 0 else (torch.inf if error > 0 else 0.0)
+    return accuracy.excess(ours, peer, exact, scale)
 
 
 def assert_accurate(
@@ -90,23 +53,19 @@ def assert_all_accurate(
 
 def assert_gradients_accurate(problem: Problem) -> None:
     """Apply the rule to a problem's gradients: of one draw, or else to the median of several."""
-    excesses: dict[str, list[float]] = {}
-    for draw in range(DRAWS):
-        drawn = replace(problem, draw=draw)
-        found = our_gradients(drawn), peer_gradients(drawn), exact_gradients(drawn)
-        for name, mine, other, truth in zip(problem.names, *found, strict=True):
-            if truth is None:
-                assert mine is None, f"{name}: expected None"
-                continue
-            assert mine is not None, f"{name}: missing"
-            assert other is not None
-            excesses.setdefault(name, []).append(excess(mine, other, truth, name))
-        if draw == 0 and all(values[0] <= 1 for values in excesses.values()):
-            return
+    wanted = [exact is not None for exact in exact_gradients(problem)]
+    names = [name for name, flag in zip(problem.names, wanted, strict=True) if flag]
+
+    def draw(number: int) -> list[float]:
+        drawn = replace(problem, draw=number)
+        mine, others, truths = our_gradients(drawn), peer_gradients(drawn), exact_gradients(drawn)
+        assert [gradient is not None for gradient in mine] == wanted
+        rows = [row for row in zip(mine, others, truths, strict=True) if row[0] is not None]
+        return [excess(*row, name) for row, name in zip(rows, names, strict=True)]
+
     jumps = problem.cell == "rnn_relu" and problem.dtype.itemsize <= 2
-    for name, values in excesses.items():
-        assert median(values) <= 1, f"{name}: {values} of what is allowed"
-        assert jumps or max(values) <= WORST_DRAW, f"{name}: {values} of what is allowed"
+    for name, found in zip(names, accuracy.settled(draw, only_median=jumps), strict=True):
+        assert found <= 1, f"{name}: {found:.2f} times what is allowed"
 
 
 def assert_same_bits(ours: Sequence[Tensor], others: Sequence[Tensor]) -> None:
