@@ -24,8 +24,8 @@ DifferentiableBackward& differentiable_backward() {
 // Whether a transform of torch.func, or is_grads_batched of torch.autograd.grad, has to see what is done with the tensor.
 bool is_transformed(const at::Tensor& tensor) {
   using Key = c10::DispatchKey;
-  return tensor.defined() &&
-         tensor.key_set().has_any(c10::DispatchKeySet({Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Batched}));
+  return tensor.defined() && tensor.key_set().has_any(
+                                 c10::DispatchKeySet({Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Batched}));
 }
 
 // x, states and weights; undefined where there is no such weight.
