@@ -4,6 +4,7 @@
 #include "autograd.h"
 #include "explain.h"
 #include "operators.h"
+#include "stream.h"
 
 namespace py = pybind11;
 
@@ -64,6 +65,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("explain", &rnnkern::explain, py::arg("cell"), py::arg("dtype"), py::arg("batch_sizes"), py::arg("input"),
         py::arg("hidden"), py::arg("projection"), py::arg("directions"), py::arg("device"));
   m.def("set_differentiable_backward", &set_differentiable_backward, py::arg("function"));
+  py::class_<rnnkern::Stream>(m, "Stream")
+      .def(py::init<const std::string&, const std::vector<OptionalTensors>&, const std::vector<Tensors>&>(),
+           py::arg("cell"), py::arg("weights"), py::arg("states"), py::call_guard<py::gil_scoped_release>())
+      .def("run", &rnnkern::Stream::run, py::arg("x"), py::call_guard<py::gil_scoped_release>())
+      .def_property("states", &rnnkern::Stream::states, &rnnkern::Stream::set_states);
   m.def("recurrence", &recurrence, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
         py::arg("weights"), py::arg("all_states") = false, py::call_guard<py::gil_scoped_release>());
   m.def("forward", &forward, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),

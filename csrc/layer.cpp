@@ -244,7 +244,7 @@ at::TensorOptions Call::residual_options(int residual) const {
 Weights Call::direction_weights(int direction) const {
   const at::Tensor* w = &weights_[direction * kWeightsPerDirection];
   const auto pointer = [](const at::Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; };
-  return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4])};
+  return {pointer(w[0]), pointer(w[1]), pointer(w[2]), pointer(w[3]), pointer(w[4]), nullptr};
 }
 
 cuda::Plan Call::gpu_plan(bool training, bool backward) const {

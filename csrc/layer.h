@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -66,6 +67,12 @@ class Rows {
   std::vector<int64_t> active_, offsets_;
 };
 
+// The weights of one direction as a CPU's kernels packed them; without kernels, none.
+struct Frozen {
+  const cpu::Kernels* kernels = nullptr;
+  std::shared_ptr<void> memory;
+};
+
 // One layer, as it is called; see rnn.h.
 struct Layer {
   std::string cell;
@@ -73,6 +80,7 @@ struct Layer {
   std::optional<at::Tensor> sizes;
   Tensors states;
   OptionalTensors weights;
+  Frozen frozen = {};  // of these weights, for forward without gradients
 };
 
 double forward_flops(const Cell& cell, const Shape& shape);

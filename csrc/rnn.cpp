@@ -34,7 +34,7 @@ at::Tensor kept_empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return at::from_blob(data, sizes, [bytes](void* block) { cpu::release(block, bytes); }, options);
 }
 
-void run(const Call& call, const ForwardProblem& problem) {
+void run(const Call& call, const ForwardProblem& problem, const Frozen& frozen) {
   if (call.common.on_gpu()) {
     const cuda::Plan plan = call.gpu_plan(problem.training, false);
     const int cell = call.cell.index;
@@ -42,7 +42,8 @@ void run(const Call& call, const ForwardProblem& problem) {
     const at::Tensor scratch = call.scratch(cuda::forward_scratch(cell, storage, problem, plan));
     cuda::forward(cell, storage, problem, plan, scratch.data_ptr());
   } else {
-    const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());
+    const bool is_frozen = frozen.kernels != nullptr;
+    const cpu::Kernels& kernels = is_frozen ? *frozen.kernels : cpu_kernels(call.cell, call.common.storage());
     const int threads = cpu::choose_threads(forward_flops(call.cell, call.shape));
     const size_t bytes = kernels.forward_scratch(problem, threads);
     const cpu::Scratch scratch(bytes);
@@ -114,6 +115,7 @@ Tensors forward(const Layer& layer, bool training, bool all_states) {
     for (int d = 0; d < shape.directions; ++d) {
       ForwardDirection& own = problem.direction[d];
       own.weights = call.direction_weights(d);
+      own.weights.frozen = layer.frozen.memory.get();
       for (int k = 0; k < state_count; ++k) {
         own.initial[k] = part(call.initial[k], d);
         own.final[k] = part(outputs[k + 1], d);
@@ -123,7 +125,7 @@ Tensors forward(const Layer& layer, bool training, bool all_states) {
       own.saved = part(residuals[state_count - 1], d);
       own.unprojected = part(residuals[state_count], d);
     }
-    run(call, problem);
+    run(call, problem, layer.frozen);
   }
 
   outputs[0] = call.written_rows(outputs[0]);
@@ -131,6 +133,19 @@ Tensors forward(const Layer& layer, bool training, bool all_states) {
   for (int k = 1; all_states && k < state_count; ++k) outputs.push_back(side_by_side(call, residuals[k - 1]));
   if (training) outputs.insert(outputs.end(), residuals.begin(), residuals.end());
   return outputs;
+}
+
+Frozen freeze(const Layer& layer) {
+  const Call call(layer);
+  if (call.common.on_gpu()) return {};
+  check(call.shape.directions == 1, "weights: expected those of one direction, got those of two");
+  const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());
+  ForwardProblem problem{call.shape, /*training=*/false, call.x.const_data_ptr(), {}, nullptr};
+  problem.direction[0].weights = call.direction_weights(0);
+  const size_t bytes = kernels.freeze(problem, nullptr);
+  const std::shared_ptr<void> memory(cpu::allocate(bytes), [bytes](void* block) { cpu::release(block, bytes); });
+  kernels.freeze(problem, memory.get());
+  return {&kernels, memory};
 }
 
 OptionalTensors backward(const Layer& layer, const at::Tensor& y, const Tensors& residuals, const at::Tensor& dy,

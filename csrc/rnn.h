@@ -26,6 +26,10 @@ namespace rnnkern {
 // only the first rows have values. All are fresh, dense tensors. Throws std::runtime_error on bad input.
 Tensors forward(const Layer& layer, bool training, bool all_states);
 
+// The layer's weights packed ahead for calls of forward that differ in x, states and sizes only; none on a GPU, whose
+// kernels read weights as they are. One direction.
+Frozen freeze(const Layer& layer);
+
 // Gradients of x, states and weights, in that order; none where not wanted or where there is no such weight. dy, dfinal
 // and dstates are the gradients of y, of the final states, and of the further states after every step, or none of these;
 // wanted has one flag for each result.

@@ -78,6 +78,20 @@ def set_differentiable_backward(
     wanted) and returns what `backward` returns, in a graph of autograd.
     """
 
+class Stream:
+    """Layers of one direction over a sequence in chunks, with packed weights and states kept."""
+
+    def __init__(
+        self, cell: str, weights: list[list[Tensor | None]], states: list[list[Tensor]]
+    ) -> None:
+        """weights of each layer as those of `forward`, for D = 1; first states likewise."""
+
+    def run(self, x: Tensor) -> Tensor:
+        """y [T, N, R] of the next chunk x [T, N, I]."""
+
+    states: list[list[Tensor]]
+    """The states of each layer behind the last chunk."""
+
 def recurrence(
     cell: str,
     x: Tensor,

@@ -24,6 +24,7 @@ from rnnkern.compare import Comparison, compare
 from rnnkern.convert import from_torch, replace_rnn_, to_torch
 from rnnkern.explain import explain, gpus
 from rnnkern.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from rnnkern.stream import Stream
 
 cuda_version = _C.cuda_version()  # like torch.version.cuda: None in a build without CUDA
 
@@ -35,6 +36,7 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Stream",
     "backends",
     "compare",
     "cuda_version",

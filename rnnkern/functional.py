@@ -266,7 +266,7 @@ def _network(
     directions = 2 if bidirectional else 1
     _check_states(states, num_layers * directions)
     has_projection = _has_projection(cell, len(params), has_biases, num_layers * directions)
-    weights = _weights_by_layer(params, has_biases, has_projection, directions)
+    weights = weights_by_layer(params, has_biases, has_projection, directions)
     if (dtype := _autocast_dtype(input)) is not None:
         (input,), states = _cast([input], dtype), _cast(states, dtype)
         weights = [_cast(layer, dtype) for layer in weights]
@@ -315,7 +315,7 @@ def _by_layer(states: Sequence[Tensor], directions: int) -> Iterable[Sequence[Te
     return zip(*(state.split(directions) for state in states), strict=True)
 
 
-def _weights_by_layer(
+def weights_by_layer(
     params: Sequence[Tensor], has_biases: bool, has_projection: bool, directions: int
 ) -> list[list[Tensor | None]]:
     """Per layer D groups of w_ih, w_hh, b_ih, b_hh, w_hr, with None for those that are absent."""

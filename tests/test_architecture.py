@@ -20,7 +20,17 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # The staircase: a module imports only from those named behind it.
 STAIRCASE = {
     "__main__": {"__init__", "_C", "accuracy", "autograd", "reference"},
-    "__init__": {"_C", "compare", "convert", "explain", "functional", "modules", "reference"},
+    "__init__": {
+        "_C",
+        "compare",
+        "convert",
+        "explain",
+        "functional",
+        "modules",
+        "reference",
+        "stream",
+    },
+    "stream": {"_C", "functional", "modules", "operators"},
     "compare": {"accuracy", "convert", "explain", "replay"},
     "replay": {"convert"},
     "accuracy": set(),
@@ -37,7 +47,7 @@ STAIRCASE = {
 TORCH_FACING = {"cpu/parallel.cpp", "cuda/device.cpp", "cuda/gemm.cpp"}
 TORCH_FACING |= {"bindings.cpp", "library.cpp"} | {
     f"{name}.{suffix}"
-    for name in ("autograd", "explain", "layer", "operators", "rnn")
+    for name in ("autograd", "explain", "layer", "operators", "rnn", "stream")
     for suffix in ("h", "cpp")
 }
 
@@ -53,7 +63,8 @@ ROOMS = {
     "operators": {"rnn", "layer"},
     "autograd": {"operators", "rnn", "layer"},
     "library": {"autograd", "operators"},
-    "bindings": {"autograd", "explain", "operators"},
+    "stream": {"rnn"},
+    "bindings": {"autograd", "explain", "operators", "stream"},
 }
 
 

@@ -36,6 +36,7 @@ struct Weights {
   const void *w_ih, *w_hh;  // [G*H, I], [G*H, R]
   const void *b_ih, *b_hh;  // [G*H] or nullptr
   const void* w_hr;         // [P, H] or nullptr
+  const void* frozen;       // all of them as the same CPU backend's `freeze` left them, or nullptr
 };
 
 struct ForwardDirection {

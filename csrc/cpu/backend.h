@@ -19,6 +19,10 @@ struct Plan {
 };
 
 struct Kernels {
+  // Packs a direction's weights into `memory`, aligned to 64, for calls of forward that differ only in T and N; returns
+  // the bytes that takes. At nullptr it only counts.
+  size_t (*freeze)(const ForwardProblem&, void* memory);
+
   // Bytes of scratch that the calls below need with up to `threads` threads; the caller owns it, aligned to 64.
   size_t (*forward_scratch)(const ForwardProblem&, int threads);
   void (*forward)(const ForwardProblem&, int threads, void* scratch);

@@ -38,8 +38,15 @@ class ForwardPass {
     return {shape_.directions, team_.size, by_batch, w_hh_.packed(), chunk_rows_};
   }
 
+  // See Kernels::freeze; for a team of one.
+  size_t freeze(void* memory) {
+    const size_t bytes = lay_out_frozen(memory);
+    if (memory != nullptr) pack_weights();
+    return bytes;
+  }
+
   void run() {
-    pack();
+    prepare();
     team_.sync();
     for (int64_t step = 0; step < shape_.steps;) {
       const Chunk chunk = schedule_.chunk_from(step, chunk_rows_);
@@ -62,21 +69,38 @@ class ForwardPass {
     // One chunk, however many threads the team turns out to have.
     if (shape_.rows <= std::max(shape_.batch, kLeastChunkRows)) w_ih_.go_through_once();
     if (shape_.steps == 1) w_hh_.go_through_once();
+    if (own_.weights.frozen == nullptr) {
+      lay_out_weights(arena);
+    } else {
+      lay_out_frozen(const_cast<void*>(own_.weights.frozen));
+    }
+    x_gates_ = arena.take<T>(w_hh_.blocks() * chunk_rows_ * kWidth);
+    if (shape_.projection > 0 && !problem_.training) unprojected_ = arena.take<T>(shape_.batch * shape_.hidden);
+    scratch_bytes_ = arena.used();
+  }
+
+  void lay_out_weights(Arena& arena) {
     w_ih_.lay_out(arena, team_.rank, team_.size);
     w_hh_.lay_out(arena, team_.rank, team_.size);
     w_hr_.lay_out(arena, team_.rank, team_.size);
     b_ih_ = arena.take<T>(w_hh_.blocks() * kWidth);
     b_hh_ = arena.take<T>(w_hh_.blocks() * kWidth);
-    x_gates_ = arena.take<T>(w_hh_.blocks() * chunk_rows_ * kWidth);
-    if (shape_.projection > 0 && !problem_.training) unprojected_ = arena.take<T>(shape_.batch * shape_.hidden);
-    scratch_bytes_ = arena.used();
+  }
+
+  size_t lay_out_frozen(void* memory) {
+    w_ih_.pack_in_any_case();
+    w_hh_.pack_in_any_case();
+    w_hr_.pack_in_any_case();
+    Arena arena(memory);
+    lay_out_weights(arena);
+    return arena.used();
   }
 
   const T* initial(int state) const { return static_cast<const T*>(own_.initial[state]); }
   T* final_state(int state) const { return static_cast<T*>(own_.final[state]); }
   T* all_states(int state) const { return static_cast<T*>(own_.states[state]); }
 
-  void pack() {
+  void pack_weights() {
     const Range blocks = share(w_hh_.blocks(), team_.rank, team_.size);
     w_ih_.pack(blocks);
     w_hh_.pack(blocks);
@@ -85,6 +109,10 @@ class ForwardPass {
       pack_bias(static_cast<const T*>(own_.weights.b_ih), kGates, shape_.hidden, b, kBlockUnits, b_ih_ + b * kWidth);
       pack_bias(static_cast<const T*>(own_.weights.b_hh), kGates, shape_.hidden, b, kBlockUnits, b_hh_ + b * kWidth);
     }
+  }
+
+  void prepare() {
+    if (own_.weights.frozen == nullptr) pack_weights();
     // When nothing is kept, the final states double as the current ones.
     if (problem_.training) return;
     const Range batch = share(shape_.batch, team_.rank, team_.size);

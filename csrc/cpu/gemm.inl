@@ -206,6 +206,7 @@ class Panels {
   bool shared() const { return packed_ && !once_; }
   // Before memory is taken.
   void go_through_once() { once_ = true; }
+  void pack_in_any_case() { packed_ = true, once_ = false; }
 
   void lay_out(Arena& arena, int rank, int size) {
     T* base = arena.take<T>(packed_ ? (once_ ? size : blocks_) * block_size_ : 0);

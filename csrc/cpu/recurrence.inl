@@ -33,6 +33,11 @@ void run(const Problem& problem, int threads, void* scratch) {
 }
 
 template <class Cell, class T>
+size_t freeze(const ForwardProblem& problem, void* memory) {
+  return ForwardPass<Cell, T>(problem, 0, {0, 1, nullptr}, nullptr).freeze(memory);
+}
+
+template <class Cell, class T>
 Plan forward_plan(const ForwardProblem& problem, int threads) {
   const TeamSplit split(problem.shape.directions, threads);
   Plan plan = ForwardPass<Cell, T>(problem, 0, {0, split.team_size, nullptr}, nullptr).plan();
@@ -42,8 +47,11 @@ Plan forward_plan(const ForwardProblem& problem, int threads) {
 
 template <class Cell, class T>
 constexpr Kernels kernels_of() {
-  return {scratch_bytes<ForwardPass, Cell, T, ForwardProblem>, run<ForwardPass, Cell, T, ForwardProblem>,
-          scratch_bytes<BackwardPass, Cell, T, BackwardProblem>, run<BackwardPass, Cell, T, BackwardProblem>,
+  return {freeze<Cell, T>,
+          scratch_bytes<ForwardPass, Cell, T, ForwardProblem>,
+          run<ForwardPass, Cell, T, ForwardProblem>,
+          scratch_bytes<BackwardPass, Cell, T, BackwardProblem>,
+          run<BackwardPass, Cell, T, BackwardProblem>,
           forward_plan<Cell, T>};
 }
 

@@ -122,7 +122,7 @@ class Layer {
   template <class T>
   static Weights weights_of(const Arrays<T>& arrays, int d) {
     return {arrays[of("w_ih", d)], arrays[of("w_hh", d)], arrays[of("b_ih", d)], arrays[of("b_hh", d)],
-            arrays[of("w_hr", d)]};
+            arrays[of("w_hr", d)], nullptr};
   }
 
   Traits cell_;
