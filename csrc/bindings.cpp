@@ -10,7 +10,7 @@ namespace py = pybind11;
 
 namespace {
 
-using rnnkern::OptionalTensors, rnnkern::Tensors;
+using rnnkern::Layer, rnnkern::OptionalTensors, rnnkern::Tensors;
 using OptionalTensor = std::optional<at::Tensor>;
 
 py::dict cells() {
@@ -37,23 +37,28 @@ void set_differentiable_backward(py::function function) {
 
 }  // namespace
 
+// A Layer is made and destroyed under the GIL: letting go of a tensor without it would take it, once for each tensor.
+
 Tensors recurrence(std::string cell, at::Tensor x, OptionalTensor sizes, Tensors states, OptionalTensors weights,
                    bool all_states) {
-  return rnnkern::recurrence({std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)},
-                             all_states);
+  const Layer layer{std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)};
+  const py::gil_scoped_release no_gil;
+  return rnnkern::recurrence(layer, all_states);
 }
 
 Tensors forward(std::string cell, at::Tensor x, OptionalTensor sizes, Tensors states, OptionalTensors weights,
                 bool training, bool all_states) {
-  return rnnkern::any_forward({std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)},
-                              training, all_states);
+  const Layer layer{std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)};
+  const py::gil_scoped_release no_gil;
+  return rnnkern::any_forward(layer, training, all_states);
 }
 
 OptionalTensors backward(std::string cell, at::Tensor x, OptionalTensor sizes, Tensors states, OptionalTensors weights,
                          const at::Tensor& y, const Tensors& residuals, const at::Tensor& dy, const Tensors& dfinal,
                          const std::vector<bool>& wanted, const Tensors& dstates) {
-  return rnnkern::any_backward({std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)},
-                               y, residuals, dy, dfinal, dstates, wanted);
+  const Layer layer{std::move(cell), std::move(x), std::move(sizes), std::move(states), std::move(weights)};
+  const py::gil_scoped_release no_gil;
+  return rnnkern::any_backward(layer, y, residuals, dy, dfinal, dstates, wanted);
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -71,11 +76,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("run", &rnnkern::Stream::run, py::arg("x"), py::call_guard<py::gil_scoped_release>())
       .def_property("states", &rnnkern::Stream::states, &rnnkern::Stream::set_states);
   m.def("recurrence", &recurrence, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
-        py::arg("weights"), py::arg("all_states") = false, py::call_guard<py::gil_scoped_release>());
+        py::arg("weights"), py::arg("all_states") = false);
   m.def("forward", &forward, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
-        py::arg("weights"), py::arg("training"), py::arg("all_states") = false,
-        py::call_guard<py::gil_scoped_release>());
+        py::arg("weights"), py::arg("training"), py::arg("all_states") = false);
   m.def("backward", &backward, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
         py::arg("weights"), py::arg("y"), py::arg("residuals"), py::arg("dy"), py::arg("dfinal"), py::arg("wanted"),
-        py::arg("dstates") = Tensors{}, py::call_guard<py::gil_scoped_release>());
+        py::arg("dstates") = Tensors{});
 }

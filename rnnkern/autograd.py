@@ -12,7 +12,8 @@ Surprising here:
   respect to the layer's inputs and the gradients of its outputs; so `y` and the residuals, which
   are functions of those inputs, get no gradient of their own. Being plain PyTorch, it can be
   differentiated again.
-- Forward-mode derivatives are those of `reference.layer`.
+- Forward-mode derivatives are those of `reference.layer`. So are all transforms of torch.func
+  inside torch.compile, which sees through neither the Functions here nor nodes in C++.
 - Under torch.func.vmap a mapped dimension joins the batch, unless weights are mapped, or sizes are
   given, or gradients of weights wanted: then the kernels run once per element.
 """
@@ -46,9 +47,10 @@ def recurrence(
     Arguments, results and errors are those of `_C.recurrence`, which are `reference.layer`'s;
     every tensor but sizes may require a gradient, and the same tensor may stand in several places.
     """
-    if forward_ad._current_level >= 0:
+    in_graph = torch.compiler.is_compiling() or torch._C._is_tracing()
+    if forward_ad._current_level >= 0 or (in_graph and _is_transformed()):
         return reference.layer(cell, x, sizes, states, weights, all_states)
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    if in_graph:
         return operators.layer(cell, x, sizes, states, weights, all_states)
     if _is_transformed():
         outputs = Recurrence.apply(cell, all_states, sizes, x, *states, *weights)

@@ -71,8 +71,7 @@ def rnn_tanh(
         RuntimeError: T is 0, or dtypes, devices or other sizes do not fit.
     """
     options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    sizes = _sizes(input, batch_sizes, lengths)
-    output, h_n = _network("rnn_tanh", input, (hx,), params, *options, sizes)
+    output, h_n = _network("rnn_tanh", input, (hx,), params, *options, batch_sizes, lengths)
     return output, h_n
 
 
@@ -95,8 +94,7 @@ def rnn_relu(
     h_t = relu(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)
     """
     options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    sizes = _sizes(input, batch_sizes, lengths)
-    output, h_n = _network("rnn_relu", input, (hx,), params, *options, sizes)
+    output, h_n = _network("rnn_relu", input, (hx,), params, *options, batch_sizes, lengths)
     return output, h_n
 
 
@@ -122,8 +120,7 @@ def gru(
     h_t = (1 - z_t) * n_t + z_t * h_(t-1)
     """
     options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    sizes = _sizes(input, batch_sizes, lengths)
-    output, h_n = _network("gru", input, (hx,), params, *options, sizes)
+    output, h_n = _network("gru", input, (hx,), params, *options, batch_sizes, lengths)
     return output, h_n
 
 
@@ -165,8 +162,7 @@ def lstm(
     """
     _check_pair("lstm", hx)
     options = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    sizes = _sizes(input, batch_sizes, lengths)
-    return _network("lstm", input, hx, params, *options, sizes, all_states=return_cell_states)
+    return _network("lstm", input, hx, params, *options, batch_sizes, lengths, return_cell_states)
 
 
 def rnn_tanh_cell(
@@ -256,13 +252,14 @@ def _network(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-    sizes: Tensor | None,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | Sequence[int] | None,
     all_states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """A stack of layers: (output, *final_states), and with all_states further states of the last.
-
-    sizes are batch_sizes of an input [M, I], or lengths of an input [T, N, I].
-    """
+    """A stack of layers: (output, *final_states, *further_states of the last if all_states)."""
+    sizes = None
+    if batch_sizes is not None or lengths is not None:
+        sizes = _sizes(input, batch_sizes, lengths)
     directions = 2 if bidirectional else 1
     _check_states(states, num_layers * directions)
     has_projection = _has_projection(cell, len(params), has_biases, num_layers * directions)
@@ -286,26 +283,25 @@ def _network(
             if wrong is None:
                 raise
             raise wrong from error
-        finals.append(rest[: len(states)])
-    outputs = [x, *rest[len(states) :]]
-    if time_second:
-        outputs = [each.transpose(0, 1) for each in outputs]
+        finals.append(rest[: len(states)] if all_of_layer else rest)
+    output = x.transpose(0, 1) if time_second else x
     final = finals[0] if num_layers == 1 else map(torch.cat, zip(*finals, strict=True))
-    return outputs[0], *final, *outputs[1:]
+    if not all_states:
+        return output, *final
+    further = rest[len(states) :]
+    return output, *final, *(each.transpose(0, 1) if time_second else each for each in further)
 
 
 def _sizes(
     input: Tensor, batch_sizes: Tensor | None, lengths: Tensor | Sequence[int] | None
-) -> Tensor | None:
+) -> Tensor:
     """What a layer calls sizes: batch_sizes of packed input, or lengths of padded input."""
-    if batch_sizes is None and lengths is None:
-        return None
     if batch_sizes is not None and lengths is not None:
         raise ValueError("lengths: expected None with batch_sizes, which say as much, got lengths")
     dims = 3 if batch_sizes is None else 2
     if input.dim() != dims:
         raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
-    return batch_sizes if lengths is None else torch.as_tensor(lengths)
+    return torch.as_tensor(lengths) if batch_sizes is None else batch_sizes
 
 
 def _by_layer(states: Sequence[Tensor], directions: int) -> Iterable[Sequence[Tensor]]:

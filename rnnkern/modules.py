@@ -53,7 +53,6 @@ class _Network(nn.RNNBase):
         self, input: Tensor | PackedSequence, hx: Hidden | None, options: Options
     ) -> tuple[Any, ...]:
         """(output, hidden, *further): input in any of its forms, and outputs in the same."""
-        self._update_flat_weights()
         if isinstance(input, PackedSequence) or input.is_nested:
             if "lengths" in options:
                 raise ValueError("lengths: expected None, as the input has its own, got lengths")
@@ -106,16 +105,15 @@ class _Network(nn.RNNBase):
         batch_sizes: Tensor | None = None,
     ) -> tuple[Any, ...]:
         """_forward of padded input, or of packed data with its batch_sizes."""
-        if hx is None:
+        if input.size(-1) != self.input_size:
             self.check_input(input, batch_sizes)
+        if hx is None:
             hx = self._zeros(input, batch_sizes)
-        elif input.size(-1) != self.input_size:
-            self.check_forward_args(input, hx, batch_sizes)
         try:
             output, *states = _NETWORKS[self.mode](
                 input,
                 hx,
-                self._flat_weights,
+                self._weights(),
                 self.bias,
                 self.num_layers,
                 self.dropout,
@@ -144,6 +142,14 @@ class _Network(nn.RNNBase):
     def _check_hidden_dim(self, hx: Hidden, expected: int) -> None:
         if hx.dim() != expected:
             raise RuntimeError(_dim_text(self._hidden_dim_text, expected, hx.dim()))
+
+    def _weights(self) -> list[Any]:
+        """The parameters, or what torch.func.functional_call has put in their places."""
+        if torch.compiler.is_compiling():  # which takes a list that is kept for constant
+            return [getattr(self, name) for name in self._flat_weights_names]
+        if self._weights_have_changed():
+            self._init_flat_weights()
+        return self._flat_weights
 
     def _weights_have_changed(self) -> bool:
         # Parameters in their places are recognised without Module.__getattr__, which takes 3 us.

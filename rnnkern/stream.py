@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -93,23 +92,19 @@ class Stream:
 
     def _pack(self, states: Sequence[Tensor]) -> None:
         module = self.module
-        module._update_flat_weights()
         weights = functional.weights_by_layer(
-            [weight.detach() for weight in self._weights()],
+            [weight.detach() for weight in module._weights()],
             module.bias,
             module.proj_size > 0,
             1,
         )
         self._stream = _C.Stream(module.mode.lower(), weights, self._by_layer(states))
 
-    def _weights(self) -> list[Tensor]:
-        return cast("list[Tensor]", self.module._flat_weights)
-
     def _zeros(self) -> list[Tensor]:
         module = self.module
         widths = [module.proj_size or module.hidden_size]
         widths += [module.hidden_size] * (CELLS[module.mode.lower()]["states"] - 1)
-        weight = self._weights()[0]
+        weight = module._weights()[0]
         return [weight.new_zeros(module.num_layers, self.batch_size, width) for width in widths]
 
     @staticmethod
