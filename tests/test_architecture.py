@@ -31,6 +31,7 @@ STAIRCASE = {
         "stream",
     },
     "stream": {"_C", "functional", "modules", "operators"},
+    "onnx": set(),
     "compare": {"accuracy", "convert", "explain", "replay"},
     "replay": {"convert"},
     "accuracy": set(),

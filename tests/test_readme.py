@@ -1,0 +1,47 @@
+"""Claim: what README.md says of export runs as it stands there, and the files load elsewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import rnnkern
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="needs requirements-onnx.txt")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LOAD = """
+import os, sys, onnxruntime, torch, rnnkern
+os.chdir(sys.argv[1])
+x, y = torch.load("expected.pt")
+session = onnxruntime.InferenceSession("model.onnx")
+for found in (
+    torch.export.load("exported.pt2").module()(x)[0],
+    torch._inductor.aoti_load_package("compiled.pt2")(x)[0],
+    torch.jit.load("traced.pt")(x)[0],
+    torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]),
+):
+    torch.testing.assert_close(found, y)
+    print("as expected")
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it imports and traces with
+def test_export(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = re.search(
+        r"^## Export\n+```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    names = {"torch": torch, "rnnkern": rnnkern}
+    exec(section[1], names)
+    x = torch.randn(7, 3, 80)
+    with torch.no_grad():
+        torch.save((x, names["model"](x)[0]), "expected.pt")
+    command = [sys.executable, "-c", LOAD, tmp_path]
+    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert loaded.stdout.count("as expected") == 4, loaded.stderr
