@@ -1,4 +1,4 @@
-"""torch.compile of models with rnnkern's layers: `python -m benchmarks.compiling` measures and saves.
+"""torch.compile of a model with our layers: `python -m benchmarks.compiling` measures and saves.
 
 How long the first call takes (forward and backward, `fullgraph=True`, nothing cached, a process of
 its own for each length), and how fast later calls are against the same model run eagerly.
@@ -64,6 +64,8 @@ def measure(steps: int) -> dict[str, Any]:
             "eager": lambda mode=mode: call(eager, parameters, x, mode),
             "compiled": lambda mode=mode: call(compiled, parameters, x, mode),
         }
+        for run in runs.values():
+            run()  # inference is compiled anew
         seconds = timing.compare(runs, BUDGET)
         row[mode] = {name: 1e3 * timing.median(each) for name, each in seconds.items()}
     return row

@@ -185,12 +185,18 @@ batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None)
         device: of the parameters.
         dtype: of the parameters: float32, float64, bfloat16 or float16.
 
-    Forward takes (input, hx=None) and returns (output, h_n):
+    Forward takes (input, hx=None, *, lengths=None) and returns (output, h_n):
         input: [T, N, I], [N, T, I] if batch_first, [T, I] for a single sequence, or a
-            PackedSequence, which is run as it is, without padding.
+            PackedSequence, which is run as it is, without padding; if batch_first, also a nested
+            tensor [N, T of each, I] of layout torch.jagged, as which the output comes back.
         hx: the initial state [L*D, N, H], or [L*D, H] for a single sequence; zeros if None.
         output: like input, with D*H features, those of the forward direction first.
         h_n: the final state, like hx.
+        lengths: [N] integers from 0 to T, as a tensor on any device or a list: the number of steps
+            of each sequence of a padded input, in any order. What stands beyond is not read, output
+            is zero there, h_n is the state after the sequence's own last step, and its reverse
+            direction starts there. A sequence of length 0 keeps its hx. On a GPU the call waits for
+            a tensor that is there. RuntimeError if they do not fit.
 
     Parameters are named, ordered, shaped and initialised as in torch.nn, so that state_dicts are
     exchangeable and the same seed gives the same weights. Exceptions of the constructor and about
@@ -203,8 +209,9 @@ batch_first=False, dropout=0.0, bidirectional=False, device=None, dtype=None)
         - An LSTM checks the sizes of packed input as it does those of padded input.
         - Backward needs the output as it was: changing it in place before backward raises an error.
           In torch.nn that holds for some LSTMs only.
-        - It is no instance of torch.nn.RNN, and torch.jit, torch.fx and torch.export do not take
-          it: rnnkern.to_torch gives a torch.nn module with the same Parameters.
+        - It is no instance of torch.nn.RNN, and torch.jit.script does not take it:
+          rnnkern.to_torch gives a torch.nn module with the same Parameters.
+        - lengths and jagged input are its own.
     """
 
     _input_dim_text = "RNN: Expected input to be 2D or 3D, got {}D tensor instead"
@@ -237,9 +244,11 @@ dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None)
     Args: as for rnnkern.RNN without nonlinearity, and
         proj_size: P, the number of features of h if it is not 0; smaller than hidden_size.
 
-    Forward takes (input, (h_0, c_0)=None) and returns (output, (h_n, c_n)). With R = P, or H where
-    there is no projection, output has D*R features, h_0 and h_n are [L*D, N, R], c_0 and c_n
-    [L*D, N, H]; all else, and the differences from torch.nn, as for rnnkern.RNN.
+    Forward takes (input, (h_0, c_0)=None, *, lengths=None, return_cell_states=False) and returns
+    (output, (h_n, c_n)). With R = P, or H where there is no projection, output has D*R features,
+    h_0 and h_n are [L*D, N, R], c_0 and c_n [L*D, N, H]. With return_cell_states it returns
+    (output, (h_n, c_n), c): c_t of the last layer at every step, like output with D*H features. All
+    else, and the differences from torch.nn, as for rnnkern.RNN.
     """
 
     _input_dim_text = "LSTM: Expected input to be 2D or 3D, got {}D instead"

@@ -136,3 +136,47 @@ def test_lightning(plain, tmp_path):
     )
     trainer.fit(Task(), batches())
     assert losses == plain
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of torch.backends.mkldnn.flags
+@pytest.mark.parametrize("name", RNNS)
+def test_scaled_gradients_of_float16_autocast(name):
+    """GradScaler over float32 parameters: the steps of torch.nn, to the precision of float16."""
+    losses = []
+    for model in pair(name, 4, 8, 2, dtype=torch.float32):
+        torch.manual_seed(3)
+        x, target = torch.randn(6, 3, 4).half(), torch.randn(6, 3, 8)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        losses.append([])
+        for _ in range(5):
+            optimizer.zero_grad()
+            # oneDNN lacks float16 on many CPUs.
+            with torch.autocast("cpu", torch.float16), torch.backends.mkldnn.flags(enabled=False):
+                y = model(x)[0]
+                loss = (y.float() - target).square().mean()
+            assert y.dtype == torch.float16
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses[-1].append(loss.item())
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+        assert scaler.get_scale() == 2.0**8  # no overflow, so no step was left out
+    assert losses[0][-1] < losses[0][0]
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", [*RNNS, *CELLS])
+def test_deterministic_algorithms(name):
+    """Nothing that torch forbids then, and the same bits."""
+    module = pair(name, 4, 8)[1]
+    x = torch.randn(*((6, 5, 4) if name in RNNS else (5, 4)), dtype=torch.float64)
+    options = {"lengths": [6, 1, 0, 3, 6]} if name in RNNS else {}
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (
+            results(module, lambda x: leaves(module(x, **options)), x) for _ in range(2)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_bits(first, second)
