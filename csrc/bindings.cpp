@@ -70,7 +70,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("explain", &rnnkern::explain, py::arg("cell"), py::arg("dtype"), py::arg("batch_sizes"), py::arg("input"),
         py::arg("hidden"), py::arg("projection"), py::arg("directions"), py::arg("device"));
   m.def("set_differentiable_backward", &set_differentiable_backward, py::arg("function"));
-  py::class_<rnnkern::Stream>(m, "Stream")
+  py::class_<rnnkern::Stream>(m, "Stream", py::module_local())
       .def(py::init<const std::string&, const std::vector<OptionalTensors>&, const std::vector<Tensors>&>(),
            py::arg("cell"), py::arg("weights"), py::arg("states"), py::call_guard<py::gil_scoped_release>())
       .def("run", &rnnkern::Stream::run, py::arg("x"), py::call_guard<py::gil_scoped_release>())
