@@ -4,13 +4,14 @@ How long the first call takes (forward and backward, `fullgraph=True`, nothing c
 its own for each length), and how fast later calls are against the same model run eagerly.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ class Model(nn.Module):
         return self.head(self.rnn(x.relu())[0].sigmoid())
 
 
-def call(model: Callable[[Tensor], Tensor], parameters: list[Tensor], x: Tensor, mode: str) -> Any:
+def call(
+    model: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], x: Tensor, mode: str
+) -> Any:
     """One inference, or one forward and backward."""
     if mode == INFERENCE:
         with torch.no_grad():
@@ -82,8 +85,10 @@ def measured_elsewhere(steps: int) -> dict[str, Any]:
 
 def main() -> None:
     """A line for each length."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]))))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiling")
+    parser.add_argument("T", type=int, nargs="?", help="measure this length, in this process")
+    if (only := parser.parse_args().T) is not None:
+        print(json.dumps(measure(only)))
         return
     rows = []
     for steps in STEPS:

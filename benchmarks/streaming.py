@@ -5,6 +5,7 @@ A call is a single step (T = 1) of one layer. ONNX Runtime and OpenVINO pack the
 is checked against our module's.
 """
 
+import argparse
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ BUDGET = 0.8
 
 def stream(problem: Problem) -> rnnkern.Stream:
     """A stream over the problem's layer, from its initial state."""
-    made = rnnkern.Stream(RNNKERN.module(problem), problem.shape.N)
+    module: Any = RNNKERN.module(problem)
+    made = rnnkern.Stream(module, problem.shape.N)
     states = tuple(problem.states.values())
     made.state = states if len(states) > 1 else states[0]
     return made
@@ -46,9 +48,11 @@ def measure(problem: Problem, others: list[Any]) -> dict[str, float]:
 
 def main() -> None:
     """A line for each cell and size."""
+    argparse.ArgumentParser(prog="python -m benchmarks.streaming").parse_args()
     found, missing = peers()
     others = [*contenders(), *found]
-    print(*missing, sep="\n")
+    for name in missing:
+        print("not installed:", name)
     rows = []
     for cell in CELLS:
         for N, H in SIZES:

@@ -74,7 +74,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(py::init<const std::string&, const std::vector<OptionalTensors>&, const std::vector<Tensors>&>(),
            py::arg("cell"), py::arg("weights"), py::arg("states"), py::call_guard<py::gil_scoped_release>())
       .def("run", &rnnkern::Stream::run, py::arg("x"), py::call_guard<py::gil_scoped_release>())
-      .def_property("states", &rnnkern::Stream::states, &rnnkern::Stream::set_states);
+      .def("states", &rnnkern::Stream::states, py::call_guard<py::gil_scoped_release>())
+      .def("set_states", &rnnkern::Stream::set_states, py::arg("states"), py::call_guard<py::gil_scoped_release>())
+      .def("set_weights", &rnnkern::Stream::set_weights, py::arg("weights"), py::call_guard<py::gil_scoped_release>());
   m.def("recurrence", &recurrence, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),
         py::arg("weights"), py::arg("all_states") = false);
   m.def("forward", &forward, py::arg("cell"), py::arg("x"), py::arg("sizes").none(true), py::arg("states"),

@@ -75,12 +75,16 @@ void check_sizes(const char* name, const at::Tensor& tensor, at::IntArrayRef exp
   check(tensor.sizes() == expected, name, ": expected size ", expected, ", got ", tensor.sizes());
 }
 
-void check_plain(const char* name, const at::Tensor& tensor) {
+bool is_wrapper(const at::Tensor& tensor) {
   using Key = c10::DispatchKey;
+  constexpr c10::DispatchKeySet kWrappers(
+      {Key::Python, Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Functionalize, Key::BatchedNestedTensor});
+  return tensor.defined() && tensor.key_set().has_any(kWrappers);
+}
+
+void check_plain(const char* name, const at::Tensor& tensor) {
   check(tensor.defined(), name, ": expected a tensor, got none");
-  const bool wrapped = tensor.key_set().has_any(c10::DispatchKeySet(
-      {Key::Python, Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Functionalize, Key::BatchedNestedTensor}));
-  if (!wrapped && tensor.layout() == c10::kStrided && tensor.has_storage() && !tensor.is_quantized()) return;
+  if (!is_wrapper(tensor) && tensor.layout() == c10::kStrided && tensor.has_storage() && !tensor.is_quantized()) return;
   check(false, name, ": expected a dense tensor with memory of its own, got a ", tensor.toString(),
         " (a wrapped, fake, sparse or quantized tensor)");
 }
@@ -201,7 +205,8 @@ at::Tensor Packing::pack(const at::Tensor& padded) const {
 }
 
 at::Tensor Packing::unpack(const at::Tensor& packed) const {
-  return packed.index_select(0, places_).view({steps_, batch_, packed.size(1)});
+  // No view: autograd would forbid to change the output of a node in place.
+  return at::_unsafe_view(packed.index_select(0, places_), {steps_, batch_, packed.size(1)});
 }
 
 at::Tensor Packing::pick(const at::Tensor& states) const { return states.index_select(1, order_); }

@@ -32,7 +32,10 @@ void check(bool condition, const Parts&... parts) {
 
 void check_sizes(const char* name, const at::Tensor& tensor, at::IntArrayRef expected);
 
-// That a kernel may read the tensor's memory: no wrapper of a transform, no fake, no sparse or quantized layout.
+// Whether the tensor stands for another: that of a transform or of a graph.
+bool is_wrapper(const at::Tensor& tensor);
+
+// That a kernel may read the tensor's memory: no wrapper, no sparse or quantized layout.
 void check_plain(const char* name, const at::Tensor& tensor);
 
 struct Cell {

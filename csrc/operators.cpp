@@ -8,13 +8,6 @@
 namespace rnnkern {
 namespace {
 
-bool stands_for_another(const at::Tensor& tensor) {
-  using Key = c10::DispatchKey;
-  constexpr c10::DispatchKeySet kWrappers(
-      {Key::Python, Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Functionalize});
-  return tensor.defined() && tensor.key_set().has_any(kWrappers);
-}
-
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -42,9 +35,9 @@ struct DenseWeights {
 }  // namespace
 
 bool is_plain(const Layer& layer) {
-  if (c10::impl::dispatch_mode_enabled() || layer.x.is_meta() || stands_for_another(layer.x)) return false;
-  const auto wrapped = [](const std::optional<at::Tensor>& tensor) { return tensor && stands_for_another(*tensor); };
-  return !wrapped(layer.sizes) && std::none_of(layer.states.begin(), layer.states.end(), stands_for_another) &&
+  if (c10::impl::dispatch_mode_enabled() || layer.x.is_meta() || is_wrapper(layer.x)) return false;
+  const auto wrapped = [](const std::optional<at::Tensor>& tensor) { return tensor && is_wrapper(*tensor); };
+  return !wrapped(layer.sizes) && std::none_of(layer.states.begin(), layer.states.end(), is_wrapper) &&
          std::none_of(layer.weights.begin(), layer.weights.end(), wrapped);
 }
 

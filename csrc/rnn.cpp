@@ -136,7 +136,15 @@ Tensors forward(const Layer& layer, bool training, bool all_states) {
 }
 
 Frozen freeze(const Layer& layer) {
-  const Call call(layer);
+  const Cell& cell = find_cell(layer.cell);
+  const at::Tensor w_ih = layer.weights.at(0).value_or(at::Tensor()), w_hh = layer.weights.at(1).value_or(at::Tensor());
+  check(w_ih.defined() && w_hh.defined() && w_ih.dim() == 2 && w_hh.dim() == 2,
+        "weights: expected matrices w_ih, w_hh");
+  Layer step{cell.name, at::empty({1, 0, w_ih.size(1)}, w_ih.options()), std::nullopt, {}, layer.weights};
+  for (int k = 0; k < cell.states; ++k) {
+    step.states.push_back(at::empty({1, 0, k == 0 ? w_hh.size(1) : w_ih.size(0) / cell.gates}, w_ih.options()));
+  }
+  const Call call(step);
   if (call.common.on_gpu()) return {};
   check(call.shape.directions == 1, "weights: expected those of one direction, got those of two");
   const cpu::Kernels& kernels = cpu_kernels(call.cell, call.common.storage());

@@ -26,8 +26,8 @@ namespace rnnkern {
 // only the first rows have values. All are fresh, dense tensors. Throws std::runtime_error on bad input.
 Tensors forward(const Layer& layer, bool training, bool all_states);
 
-// The layer's weights packed ahead for calls of forward that differ in x, states and sizes only; none on a GPU, whose
-// kernels read weights as they are. One direction.
+// The layer's weights, those of one direction, packed ahead for calls of forward with any x, states and sizes; of the
+// layer nothing else is read. None on a GPU, whose kernels read weights as they are.
 Frozen freeze(const Layer& layer);
 
 // Gradients of x, states and weights, in that order; none where not wanted or where there is no such weight. dy, dfinal

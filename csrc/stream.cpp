@@ -3,36 +3,29 @@
 #include <iterator>
 #include <utility>
 
+#include "operators.h"
+
 namespace rnnkern {
 
 Stream::Stream(const std::string& cell, const std::vector<OptionalTensors>& weights,
                const std::vector<Tensors>& states) {
-  const at::Tensor& first = weights.at(0).at(0).value();
-  storage_ = first.scalar_type();
-  const bool converts = first.is_cpu() && (storage_ == at::kHalf || storage_ == at::kBFloat16);
-  kernel_type_ = converts ? at::kFloat : storage_;
+  check(!weights.empty(), "weights: expected those of a layer at least, got none");
   layers_.resize(weights.size());
-  set_states(states);
-  for (size_t i = 0; i < weights.size(); ++i) {
-    Layer& layer = layers_[i];
-    layer.cell = cell;
-    for (const std::optional<at::Tensor>& weight : weights[i]) {
-      layer.weights.push_back(weight ? std::optional(weight->to(kernel_type_).contiguous()) : std::nullopt);
-    }
-    Layer step = layer;
-    step.x = at::empty({1, layer.states.at(0).size(1), layer.weights[0]->size(1)}, layer.weights[0]->options());
-    layer.frozen = freeze(step);
-  }
+  for (Layer& layer : layers_) layer.cell = cell;
+  pack(weights);
+  copy_states(states);
 }
 
 // dtypes change as they do in one long call: between layers to storage, but not between chunks.
 at::Tensor Stream::run(const at::Tensor& x) {
+  const std::lock_guard lock(mutex_);
   check(x.scalar_type() == storage_, "input: expected dtype ", storage_, " as of the weights, got ", x.scalar_type());
   std::vector<Tensors> states;
   at::Tensor y = x;
   for (const Layer& layer : layers_) {
     Layer call = layer;
     call.x = y.to(kernel_type_);
+    check(is_plain(call), "input: a stream is not for graphs and transforms: expected a plain tensor, got another");
     Tensors outputs = forward(call, /*training=*/false, /*all_states=*/false);
     y = outputs[0].to(storage_);
     states.emplace_back(std::next(outputs.begin()), outputs.end());
@@ -42,6 +35,7 @@ at::Tensor Stream::run(const at::Tensor& x) {
 }
 
 std::vector<Tensors> Stream::states() const {
+  const std::lock_guard lock(mutex_);
   std::vector<Tensors> result(layers_.size());
   for (size_t i = 0; i < layers_.size(); ++i) {
     for (const at::Tensor& state : layers_[i].states) result[i].push_back(state.to(storage_));
@@ -50,11 +44,45 @@ std::vector<Tensors> Stream::states() const {
 }
 
 void Stream::set_states(const std::vector<Tensors>& states) {
+  const std::lock_guard lock(mutex_);
+  copy_states(states);
+}
+
+void Stream::set_weights(const std::vector<OptionalTensors>& weights) {
+  const std::lock_guard lock(mutex_);
+  pack(weights);
+}
+
+void Stream::copy_states(const std::vector<Tensors>& states) {
   check(states.size() == layers_.size(), "states: expected those of ", layers_.size(), " layers, got ", states.size());
   for (size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].states.clear();
-    for (const at::Tensor& state : states[i]) layers_[i].states.push_back(state.to(kernel_type_));
+    for (const at::Tensor& state : states[i]) {
+      layers_[i].states.push_back(state.to(kernel_type_, /*non_blocking=*/false, /*copy=*/true));
+    }
   }
+}
+
+void Stream::pack(const std::vector<OptionalTensors>& weights) {
+  check(weights.size() == layers_.size(), "weights: expected those of ", layers_.size(), " layers, got ",
+        weights.size());
+  std::vector<Layer> packed = layers_;
+  for (size_t i = 0; i < packed.size(); ++i) {
+    check(!weights[i].empty() && weights[i][0].has_value(), "weights: expected a w_ih in layer ", i, ", got none");
+    const at::Tensor& w_ih = *weights[i][0];
+    const bool on_cpu = w_ih.is_cpu();
+    storage_ = w_ih.scalar_type();
+    kernel_type_ = on_cpu && (storage_ == at::kHalf || storage_ == at::kBFloat16) ? at::kFloat : storage_;
+    packed[i].weights.clear();
+    for (const std::optional<at::Tensor>& weight : weights[i]) {
+      packed[i].weights.emplace_back();
+      // A CPU reads what freeze packs; another device reads these.
+      if (weight) packed[i].weights.back() = weight->to(kernel_type_, false, /*copy=*/!on_cpu).contiguous();
+    }
+    packed[i].frozen = freeze(packed[i]);
+    for (at::Tensor& state : packed[i].states) state = state.to(w_ih.device(), kernel_type_);
+  }
+  layers_ = std::move(packed);
 }
 
 }  // namespace rnnkern

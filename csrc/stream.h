@@ -1,6 +1,7 @@
 // Layers of one direction over a sequence that comes in chunks: states and packed weights stay from chunk to chunk.
 #pragma once
 
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -8,10 +9,11 @@
 
 namespace rnnkern {
 
+// Calls from several threads take turns.
 class Stream {
  public:
   // weights: for each layer those of one direction; states: for each layer the first ones, [1, N, R] and [1, N, H] (see
-  // rnn.h). The weights are read here only. Throws std::runtime_error where tensors do not fit together.
+  // rnn.h). Both are read here, and later changes of them not seen. Throws std::runtime_error where they do not fit.
   Stream(const std::string& cell, const std::vector<OptionalTensors>& weights, const std::vector<Tensors>& states);
 
   // x [T, N, I] -> y [T, N, R] of the last layer; the states are those after it then. Throws std::runtime_error on bad
@@ -20,8 +22,14 @@ class Stream {
 
   std::vector<Tensors> states() const;
   void set_states(const std::vector<Tensors>& states);
+  // Other weights of the same sizes; the states go on, on their device and in their dtype.
+  void set_weights(const std::vector<OptionalTensors>& weights);
 
  private:
+  void copy_states(const std::vector<Tensors>& states);
+  void pack(const std::vector<OptionalTensors>& weights);
+
+  mutable std::mutex mutex_;
   at::ScalarType storage_, kernel_type_;  // the dtype of the weights, and that of the tensors in layers_
   std::vector<Layer> layers_;             // without x
 };

@@ -89,8 +89,14 @@ class Stream:
     def run(self, x: Tensor) -> Tensor:
         """y [T, N, R] of the next chunk x [T, N, I]."""
 
-    states: list[list[Tensor]]
-    """The states of each layer behind the last chunk."""
+    def states(self) -> list[list[Tensor]]:
+        """The states of each layer behind the last chunk."""
+
+    def set_states(self, states: list[list[Tensor]]) -> None:
+        """Copies states of each layer: those before the next chunk."""
+
+    def set_weights(self, weights: list[list[Tensor | None]]) -> None:
+        """Reads other weights of the same sizes. The states go on, in their dtype and place."""
 
 def recurrence(
     cell: str,

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from rnnkern import _C, operators, reference
@@ -49,13 +49,36 @@ def recurrence(
     """
     in_graph = torch.compiler.is_compiling() or torch._C._is_tracing()
     if forward_ad._current_level >= 0 or (in_graph and _is_transformed()):
-        return reference.layer(cell, x, sizes, states, weights, all_states)
+        return _checked_reference(cell, x, sizes, states, weights, all_states)
     if in_graph:
         return operators.layer(cell, x, sizes, states, weights, all_states)
     if _is_transformed():
         outputs = Recurrence.apply(cell, all_states, sizes, x, *states, *weights)
         return list(outputs[: len(outputs) - CELLS[cell]["residuals"]])
     return _C.recurrence(cell, x, sizes, states, weights, all_states)
+
+
+def _checked_reference(
+    cell: str,
+    x: Tensor,
+    sizes: Tensor | None,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    all_states: bool,
+) -> list[Tensor]:
+    """`reference.layer` with the kernels' errors; in a graph lengths have no values to check."""
+    places = [place for place, weight in enumerate(weights) if weight is not None]
+    present = [weight for weight in weights if weight is not None]
+    operators.check(cell, x, sizes, states, present, places)
+    has_values = sizes is not None and x.dim() == 3 and not is_batchedtensor(sizes)
+    if has_values and not torch.compiler.is_compiling():
+        assert sizes is not None
+        if sizes.numel() and not (int(sizes.min()) >= 0 and int(sizes.max()) <= len(x)):
+            raise RuntimeError(
+                f"lengths: expected values from 0 to {len(x)} (the time steps of input), got "
+                f"{sizes.tolist()}"
+            )
+    return reference.layer(cell, x, sizes, states, weights, all_states)
 
 
 def _is_transformed() -> bool:
@@ -321,7 +344,7 @@ def _reference_backward(
 ) -> list[Tensor | None]:
     """In plain PyTorch, which is all that is_grads_batched of torch.autograd.grad sees through."""
     again = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         # A view for each place: the same tensor may stand in several.
         inputs = [t if t is None else t.view_as(t) for t in (x, *states, *weights)]
         x, states, weights = _split(cell, inputs)

@@ -68,8 +68,8 @@ class Row:
 
     @property
     def is_accurate(self) -> bool:
-        """Whether rnnkern's errors are within what is allowed."""
-        return self.excess <= 1
+        """Whether there are errors, and rnnkern's are within what is allowed."""
+        return bool(self.errors) and self.excess <= 1
 
     def __str__(self) -> str:
         calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
@@ -80,6 +80,10 @@ class Row:
         if self.errors:
             verdict = "accurate" if self.is_accurate else "NOT ACCURATE"
             lines.append(f"  {verdict}: {self.excess:.2f} of what is allowed")
+        elif self.calls == 0:
+            lines.append("  NOT COMPARED: the model did not call it")
+        else:
+            lines.append("  NOT COMPARED: the model returned no floating-point tensor")
         lines += [
             textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")
             for line in self.plan
@@ -95,8 +99,9 @@ class Comparison:
 
     @property
     def is_accurate(self) -> bool:
-        """Whether every row is."""
-        return all(row.is_accurate for row in self.rows)
+        """Whether something was compared, and all of that is accurate."""
+        compared = [row for row in self.rows if row.errors]
+        return bool(compared) and all(row.is_accurate for row in compared)
 
     def __repr__(self) -> str:
         return f"<Comparison of {len(self.rows)} rows, is_accurate={self.is_accurate}>"
@@ -122,6 +127,8 @@ def compare(model: nn.Module, /, *inputs: Any, **kwargs: Any) -> Comparison:
     Our error may be twice torch.nn's. Where it is more, four further draws with weights moved by
     about a hundredth are made, and the median decides. Of a float64 layer torch.nn's error is 0, as
     it is compared with itself; we may differ by 32 units in the last place.
+
+    What was not compared, such as a layer that the model did not call, says so.
 
     The times are medians, and mean something where the machine does nothing else.
 

@@ -301,7 +301,13 @@ def _sizes(
     dims = 3 if batch_sizes is None else 2
     if input.dim() != dims:
         raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
-    return torch.as_tensor(lengths) if batch_sizes is None else batch_sizes
+    if batch_sizes is not None:
+        return batch_sizes
+    # A copy: backward reads them again, and would not notice a change of what numpy holds.
+    if isinstance(lengths, Tensor):
+        return lengths.clone()
+    assert lengths is not None
+    return torch.tensor(lengths, dtype=None if len(lengths) else torch.int64)
 
 
 def _by_layer(states: Sequence[Tensor], directions: int) -> Iterable[Sequence[Tensor]]:

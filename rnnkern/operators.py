@@ -18,6 +18,7 @@ from torch import Tensor
 from rnnkern import _C
 
 CELLS = _C.cells()
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def layer(
@@ -44,9 +45,7 @@ def _layer(
     places: Sequence[int],
     all_states: bool,
 ) -> list[Tensor]:
-    if x.dim() == 3:
-        torch._check(x.shape[0] > 0, lambda: "Expected sequence length to be larger than 0 in RNN")
-    _check_devices(x, states, weights)
+    check(cell, x, sizes, states, weights, places)
     directions = _directions(places)
     y = x.new_empty([*x.shape[:-1], directions * states[0].shape[-1]])
     finals = [state.new_empty(state.shape) for state in states]
@@ -94,22 +93,57 @@ def _layer_backward(
     dstates: Sequence[Tensor],
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    _check_devices(x, states, weights)
+    check(cell, x, sizes, states, weights, places)
     first_weight = 1 + len(states)
     flags = [*wanted[:first_weight], *(wanted[first_weight + place] for place in places)]
     inputs = compress((x, *states, *weights), flags)
     return [tensor.new_empty(tensor.shape) for tensor in inputs]
 
 
-def _check_devices(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """The kernels' error, whose text is torch.nn's."""
-    for kind, tensors in (("hidden", states), ("parameter", weights)):
+def check(
+    cell: str,
+    x: Tensor,
+    sizes: Tensor | None,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    places: Sequence[int],
+) -> None:
+    """What the kernels check of shapes, dtypes and devices, for who does not come to them.
+
+    Raises RuntimeError with the kernels' texts, which are torch.nn's where it has one.
+    """
+    for kind, name, tensors in (("hidden", "hx", states), ("parameter", "params", weights)):
         for tensor in tensors:
             if tensor.device != x.device:
                 raise RuntimeError(
                     f"Input and {kind} tensors are not at the same device, found input tensor at "
                     f"{x.device} and {kind} tensor at {tensor.device}"
                 )
+            if tensor.dtype != x.dtype:
+                text = f"expected the input's dtype {x.dtype}, got {tensor.dtype}"
+                raise RuntimeError(f"{name}: {text}")
+    if x.shape[-1] != weights[0].shape[1]:
+        raise RuntimeError(
+            "input.size(-1) must be equal to input_size. "
+            f"Expected {weights[0].shape[1]}, got {x.shape[-1]}"
+        )
+    if x.dim() == 2:  # a packed sequence, or a step: N is known to the states
+        return
+    if x.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    batch, output = x.shape[1], weights[1].shape[1]
+    for index, state in enumerate(states):
+        expected = (_directions(places), batch, _hidden_size(cell, weights) if index else output)
+        if tuple(state.shape) != expected:
+            which = f"[{index}]" if len(states) > 1 else ""
+            raise RuntimeError(
+                f"Expected hidden{which} size {list(expected)}, got {list(state.shape)}"
+            )
+    if sizes is not None and (tuple(sizes.shape) != (batch,) or sizes.dtype not in INTEGERS):
+        raise RuntimeError(
+            f"lengths: expected a 1-D tensor of {batch} integers (the batch of input), got "
+            f"{list(sizes.shape)} of {sizes.dtype}"
+        )
 
 
 def _directions(places: Sequence[int]) -> int:

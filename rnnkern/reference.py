@@ -177,7 +177,7 @@ def network(
     batch_first: bool,
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """A stack of layers; the same arguments and results as the functions of `rnnkern.functional`.
+    """A stack of layers: the functions of `rnnkern.functional`, but for lengths and cell states.
 
     Args:
         cell: a name in STEPS.

@@ -64,7 +64,7 @@ ROOMS = {
     "operators": {"rnn", "layer"},
     "autograd": {"operators", "rnn", "layer"},
     "library": {"autograd", "operators"},
-    "stream": {"rnn"},
+    "stream": {"operators", "rnn"},
     "bindings": {"autograd", "explain", "operators", "stream"},
 }
 

@@ -420,7 +420,21 @@ def test_frozen_layers_have_no_backward():
 def test_a_layer_that_is_not_called_says_so():
     rows = compared(*normed())
     assert (rows["other"].calls, rows["other"].errors) == (0, {})
-    assert str(rows["other"]) == "other: RNN(3, 3), 0 calls"
+    text = "other: RNN(3, 3), 0 calls\n  NOT COMPARED: the model did not call it"
+    assert str(rows["other"]) == text
+    assert not rows["other"].is_accurate
+
+
+def test_nothing_compared_is_not_accurate():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(3, 4)
+
+        def forward(self, x):
+            return None
+
+    assert not rnnkern.compare(Idle(), torch.randn(5, 2, 3)).is_accurate
 
 
 @pytest.mark.parametrize("namespace", [nn, rnnkern])

@@ -1,5 +1,6 @@
 """Claim: padded input with `lengths=` gives what each sequence gives alone, in any order."""
 
+import numpy as np
 import pytest
 import torch
 from pairs import RNNS, pair, states
@@ -102,6 +103,31 @@ def test_forms_of_lengths(name):
         assert_same_bits([module(x, lengths=lengths)[0]], [expected])
     full = module(x, lengths=[5, 5, 5])[0]
     assert_same_bits([full], [module(x)[0]])
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_lengths_may_change_after_the_call(name):
+    module = getattr(rnnkern, name)(3, 4)
+    x = torch.randn(50, 3, 3)
+    found = []
+    for lengths in (np.array([2, 30, 3]), torch.tensor([2, 30, 3]), [2, 30, 3]):
+        y = module(x, lengths=lengths)[0]
+        lengths[0] = 50
+        found.append(torch.autograd.grad(y.sum(), list(module.parameters())))
+    assert_same_bits(found[0], found[2])
+    assert_same_bits(found[1], found[2])
+
+
+def test_no_sequences_at_all():
+    assert rnnkern.GRU(3, 4)(torch.randn(5, 0, 3), lengths=[])[0].shape == (5, 0, 4)
+
+
+def test_output_may_be_changed_in_place():
+    """Where backward does not need it: without it, an in-place change of a view would raise."""
+    x = torch.randn(5, 3, 3)
+    y, _, c = rnnkern.LSTM(3, 4)(x, lengths=[2, 0, 5], return_cell_states=True)
+    c.mul_(2)
+    y = y.detach().add_(1)
 
 
 BAD = {

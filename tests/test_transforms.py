@@ -184,6 +184,49 @@ def test_hessian_and_its_products(cell):
     assert_equivalent(*both(cell, transform))
 
 
+@deprecated
+def test_forward_mode_of_lengths(cell):
+    layer = Problem(cell, torch.float64, T=3, N=3, I=2, H=3, lengths=(1, 3, 0), padded=True).layer
+
+    def run(call):
+        def output(x):
+            return call(cell, x, layer.sizes, layer.states, layer.weights)[0]
+
+        x = layer.x.nan_to_num()
+        return [*func.jvp(output, (x,), (x.cos(),)), func.jacfwd(output)(x)]
+
+    assert_equivalent(run(recurrence), run(reference.layer))
+
+
+WRONG = {
+    "too-few-rows-of-hx": {"hx": torch.zeros(1, 1, 4)},
+    "too-many-rows-of-hx": {"hx": torch.zeros(1, 5, 4)},
+    "dtype-of-hx": {"hx": torch.zeros(1, 3, 4, dtype=torch.float64)},
+    "too-long": {"lengths": [9, 9, 9]},
+    "negative": {"lengths": [-1, 2, 3]},
+    "too-few-lengths": {"lengths": [2]},
+    "fractions": {"lengths": [2.5, 1.0, 1.0]},
+}
+
+
+@deprecated
+@pytest.mark.parametrize("name", WRONG)
+def test_forward_mode_checks_what_the_kernels_check(name):
+    gru, x, wrong = rnnkern.GRU(3, 4), torch.randn(5, 3, 3), WRONG[name]
+    with pytest.raises(RuntimeError) as eager:
+        gru(x, **wrong)
+    with pytest.raises(RuntimeError) as forward_mode:
+        func.jvp(lambda x: gru(x, **wrong)[0], (x,), (x,))
+    assert str(forward_mode.value)[:25] == str(eager.value)[:25]
+
+
+def test_meta_tensors_are_checked():
+    gru, x = rnnkern.GRU(3, 4, device="meta"), torch.randn(5, 3, 3, device="meta")
+    for wrong in ({"hx": torch.zeros(1, 5, 4)}, {"lengths": torch.tensor([2, 1])}):
+        with pytest.raises(RuntimeError, match=r"[Ee]xpected"):
+            gru(x, **{name: value.to("meta") for name, value in wrong.items()})
+
+
 def test_forward_ad(cell):
     output, x, w = make(cell, recurrence)
     tangent = x.cos()
