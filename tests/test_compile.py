@@ -14,8 +14,10 @@ from torch.nn.utils.rnn import pack_sequence
 import rnnkern
 from rnnkern import _C
 
-# torch's own, of what it imports and traces with.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # torch's own, of what it imports and traces with
+    pytest.mark.own_device,  # test_cuda.py has a GPU's
+]
 
 
 @pytest.fixture(autouse=True)

@@ -288,3 +288,98 @@ def test_a_forced_strategy(monkeypatch, capsys):
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fastest")
     with pytest.raises(RuntimeError, match="RNNKERN_CUDA_STRATEGY"):
         module(x)
+
+
+def tree(result):
+    return [t.detach().cpu() for t in leaves(result)]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it imports and compiles with
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("name", RNNS)
+def test_compiled(name, mode):
+    """Forward and backward in one graph, captured or not."""
+    torch._dynamo.reset()
+    _, module = pair(name, 6, 16, num_layers=2, bidirectional=True, device=DEVICE)
+    compiled = torch.compile(module, fullgraph=True, mode=mode)
+    for _ in range(3):  # the third call replays
+        x = torch.randn(7, 3, 6, dtype=torch.float64, device=DEVICE)
+        found, expected = (
+            [y, *torch.autograd.grad(y.square().sum(), list(module.parameters()))]
+            for y in (compiled(x)[0], module(x)[0])
+        )
+        torch.testing.assert_close(tree(found), tree(expected))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("where", ["cpu", DEVICE])
+@pytest.mark.parametrize("name", RNNS)
+def test_lengths(name, where):
+    _, module = pair(name, 6, 16, num_layers=2, bidirectional=True, batch_first=True)
+    x, lengths = torch.randn(5, 7, 6, dtype=torch.float64), torch.tensor([7, 0, 3, 7, 1])
+    expected = run_with(module, x, lengths=lengths)
+    found = run_with(on_gpu(module), x.to(DEVICE), lengths=lengths.to(where))
+    torch.testing.assert_close(found, expected)
+
+
+def test_cell_states():
+    _, module = pair("LSTM", 6, 16, bidirectional=True, device="cpu")
+    x = torch.randn(7, 3, 6, dtype=torch.float64)
+    expected = run_with(module, x, return_cell_states=True)
+    found = run_with(on_gpu(module), x.to(DEVICE), return_cell_states=True)
+    torch.testing.assert_close(found, expected)
+
+
+def run_with(module, x, **options):
+    """Outputs and the gradients of parameters."""
+    results = leaves(module(x, **options))
+    loss = sum(t.square().sum() for t in results)
+    return [*tree(results), *tree(torch.autograd.grad(loss, list(module.parameters())))]
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_stream(name):
+    _, module = pair(name, 6, 16, num_layers=2, device=DEVICE)
+    x = torch.randn(9, 3, 6, dtype=torch.float64, device=DEVICE)
+    stream = rnnkern.Stream(module, 3)
+    found = torch.cat([stream(chunk) for chunk in x.split([1, 5, 3])])
+    torch.testing.assert_close(found, module(x)[0].detach())
+    weights_before = stream(x)
+    stream.reset()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2)
+    assert not torch.equal(stream(x), weights_before)  # another state
+    stream.reset()
+    torch.testing.assert_close(stream(x), found)  # the weights of before
+
+
+def test_scaled_gradients():
+    module = rnnkern.LSTM(6, 16, device=DEVICE)
+    optimizer, scaler = torch.optim.SGD(module.parameters(), lr=0.1), torch.amp.GradScaler(DEVICE)
+    before = [p.detach().clone() for p in module.parameters()]
+    for _ in range(20):  # the scale falls from 65536 until nothing overflows
+        optimizer.zero_grad()
+        with torch.autocast(DEVICE, torch.float16):
+            loss = module(torch.randn(7, 3, 6, device=DEVICE))[0].float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    after = list(module.parameters())
+    assert all(torch.isfinite(p).all() for p in after)
+    assert not torch.equal(before[0], after[0])
+
+
+@pytest.mark.parametrize("name", RNNS)
+def test_transforms(name):
+    _, module = pair(name, 6, 16, batch_first=True, device=DEVICE)
+    params = {key: p.detach() for key, p in module.named_parameters()}
+    xs = torch.randn(4, 7, 6, dtype=torch.float64, device=DEVICE)
+
+    def loss(params, x):
+        return torch.func.functional_call(module, params, (x,))[0].square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, xs)
+    alone = torch.func.grad(loss)(params, xs[2])
+    for key, gradient in alone.items():
+        torch.testing.assert_close(found[key][2], gradient)

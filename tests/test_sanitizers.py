@@ -62,8 +62,8 @@ MUTATIONS = [
         "no barrier after packing",
         RACE,
         "forward.inl",
-        "    pack();\n    team_.sync();\n    for",
-        "    pack();\n    for",
+        "    prepare();\n    team_.sync();\n    for",
+        "    prepare();\n    for",
     ),
     Mutation(
         "no barrier after a chunk",

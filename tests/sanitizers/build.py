@@ -61,7 +61,7 @@ class Object(NamedTuple):
 
 def only(condition: str) -> Change:
     """The kernels of the cells and types that meet the condition."""
-    start = "  return {scratch_bytes<ForwardPass,"
+    start = "  return {freeze<Cell, T>,"
     leave_out = f"  if constexpr (!({condition})) return {{}};\n  else\n"
     return Change("cpu/recurrence.inl", start, leave_out + start)
 

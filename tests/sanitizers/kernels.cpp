@@ -3,9 +3,11 @@
 #include <cstdio>
 #include <exception>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cases.h"
 #include "cpu/backend.h"
@@ -152,6 +154,26 @@ class Trial {
     if (training) arrays.add(layer_.residuals());
     call(kernels.forward_scratch, kernels.forward, layer_.forward_problem(arrays, training), team);
     compare(arrays, training ? joined(results_, residuals_) : results_);
+    if (!training) frozen_forward<T>(kernels, team);
+  }
+
+  // With weights that were packed before the call.
+  template <class T>
+  void frozen_forward(const cpu::Kernels& kernels, const Team& team) const {
+    Arrays<T> arrays;
+    arrays.add(inputs_);
+    arrays.add(layer_.results());
+    ForwardProblem problem = layer_.forward_problem(arrays, false);
+    std::vector<std::unique_ptr<Memory>> packed;
+    for (int d = 0; d < problem.shape.directions; ++d) {
+      ForwardProblem alone = problem;
+      alone.direction[0] = problem.direction[d];
+      packed.push_back(std::make_unique<Memory>(kernels.freeze(alone, nullptr)));
+      kernels.freeze(alone, packed.back()->data());
+      problem.direction[d].weights.frozen = packed.back()->data();
+    }
+    call(kernels.forward_scratch, kernels.forward, problem, team);
+    compare(arrays, results_);
   }
 
   template <class T>

@@ -63,6 +63,9 @@ Sizes Layer::residuals() const {
 Sizes Layer::cotangents() const {
   Sizes sizes = state_gradients();
   sizes["dy"] = shape_.rows * shape_.directions * shape_.output();
+  for (int d = 0; d < shape_.directions; ++d) {
+    for (int k = 1; k < cell_.states; ++k) sizes[of("dstates", k, d)] = shape_.rows * shape_.hidden;
+  }
   return sizes;
 }
 

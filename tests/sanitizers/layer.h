@@ -72,7 +72,7 @@ class Layer {
   Sizes results() const;          // of forward
   Sizes residuals() const;        // of forward, in training
   Sizes state_gradients() const;  // in and out
-  Sizes cotangents() const;       // these and the output's
+  Sizes cotangents() const;       // these, the output's and those of the states after every step
   Sizes gradients() const;
 
   template <class T>
@@ -102,6 +102,7 @@ class Layer {
         direction.initial[k] = arrays[of("initial", k, d)];
         direction.states[k] = arrays[of("states", k, d)];
         direction.dstate[k] = arrays[of("dstate", k, d)];
+        direction.dstates[k] = arrays[of("dstates", k, d)];
       }
       direction.saved = arrays[of("saved", d)];
       direction.unprojected = arrays[of("unprojected", d)];
@@ -121,8 +122,8 @@ class Layer {
 
   template <class T>
   static Weights weights_of(const Arrays<T>& arrays, int d) {
-    return {arrays[of("w_ih", d)], arrays[of("w_hh", d)], arrays[of("b_ih", d)], arrays[of("b_hh", d)],
-            arrays[of("w_hr", d)], nullptr};
+    return {arrays[of("w_ih", d)], arrays[of("w_hh", d)], arrays[of("b_ih", d)],
+            arrays[of("b_hh", d)], arrays[of("w_hr", d)], nullptr};
   }
 
   Traits cell_;

@@ -185,7 +185,7 @@ class ReferenceBackward {
     for (int k = 1; k < kStates; ++k) {
       old_states[k] = Real(old_state(k, t, n)[unit]);
       new_states[k] = Real(doubles(own_.states[k])[row * H() + unit]);
-      dstates[k] = Real(doubles(own_.dstate[k])[n * H() + unit]);
+      dstates[k] = Real(doubles(own_.dstate[k])[n * H() + unit] + doubles(own_.dstates[k])[row * H() + unit]);
     }
     Pack<Real, kSaved> saved;
     for (int k = 0; k < kSaved; ++k) saved[k] = Real(doubles(own_.saved)[(row * kSaved + k) * H() + unit]);
