@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "cpu: asks for what only the CPU's kernels have")
-    config.addinivalue_line("markers", "own_device: chooses its devices itself, whatever the backend")
+    config.addinivalue_line("markers", "own_device: chooses devices itself, whatever the backend")
     # What torch says once about itself, and about the peer in comparisons.
     for text in (
         "LSTM with projections is not supported with oneDNN",
