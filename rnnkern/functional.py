@@ -17,6 +17,7 @@ bfloat16 or float16; any mixture under autocast) and one device. All functions a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -312,7 +313,7 @@ def _sizes(
 
 def _by_layer(states: Sequence[Tensor], directions: int) -> Iterable[Sequence[Tensor]]:
     """The states of each layer. One layer has them as they are: a view of each would cost 1 us."""
-    if states[0].shape[0] == directions:
+    if states[0].size(0) == directions:
         return [states]
     return zip(*(state.split(directions) for state in states), strict=True)
 
@@ -321,13 +322,18 @@ def weights_by_layer(
     params: Sequence[Tensor], has_biases: bool, has_projection: bool, directions: int
 ) -> list[list[Tensor | None]]:
     """Per layer D groups of w_ih, w_hh, b_ih, b_hh, w_hr, with None for those that are absent."""
-    present = (True, True, has_biases, has_biases, has_projection) * directions
-    layers = len(params) // sum(present)
-    for index, param in enumerate(params):
+    for param in params:
         if param is None:
-            raise _none_among(present, index)
-    remaining = iter(params)
-    return [[next(remaining) if flag else None for flag in present] for _ in range(layers)]
+            present = (True, True, has_biases, has_biases, has_projection) * directions
+            raise _none_among(present, [p is None for p in params].index(True))
+    count = 2 + 2 * has_biases + has_projection
+    no_biases = () if has_biases else (None, None)
+    no_projection = () if has_projection else (None,)
+    groups = [
+        [*params[k : k + 2], *no_biases, *params[k + 2 : k + count], *no_projection]
+        for k in range(0, len(params), count)
+    ]
+    return groups if directions == 1 else list(map(operator.add, groups[::2], groups[1::2]))
 
 
 def _none_among(present: Sequence[bool], index: int) -> ValueError:
@@ -382,7 +388,7 @@ def _name(place: int, layer: int, direction: int) -> str:
 def _check_states(states: Sequence[Tensor], count: int) -> None:
     """Only what the kernel cannot see: it is given the states of one layer."""
     for index, state in enumerate(states):
-        if state.dim() != 3 or state.shape[0] != count:
+        if state.dim() != 3 or state.size(0) != count:
             name = "hx" if len(states) == 1 else f"hx[{index}]"
             expected = f"[{count} (layers x directions), batch, hidden size]"
             raise ValueError(f"{name}: expected shape {expected}, got {list(state.shape)}")

@@ -59,11 +59,12 @@ class _Network(nn.RNNBase):
             if isinstance(input, PackedSequence):
                 return self._forward_packed(input, hx, options)
             return self._forward_nested(input, hx, options)
-        if input.dim() not in (2, 3):
-            raise ValueError(self._input_dim_text.format(input.dim()))
+        dims = input.dim()
+        if dims not in (2, 3):
+            raise ValueError(self._input_dim_text.format(dims))
         if hx is not None:
-            self._check_hidden_dim(hx, input.dim())
-        if input.dim() == 3:
+            self._check_hidden_dim(hx, dims)
+        if dims == 3:
             return self._run(input, hx, options)
         if "lengths" in options:
             raise ValueError("lengths: expected None for unbatched 2-D input, got lengths")
