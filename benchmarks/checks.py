@@ -1,4 +1,4 @@
-"""Whether an answer may be timed: its error against rnnkern.reference in float64."""
+"""Whether an answer may be timed: its error against the float64 reference, by rnnkern.accuracy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,16 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnkern import reference
+from rnnkern import accuracy, reference
 
 from .shapes import TRAINING, Problem
 
-TIMES_BASELINE = 2.0
-FLOOR_EPS = {torch.float32: 4.0, torch.float64: 32.0}
-"""An error of this many eps of the largest magnitude passes even where torch.nn is exact.
-
-More in float64, as in the tests: what is right is computed in float64 too, and rounds as well.
-"""
 OTHERS = 1e-3
 """Of the largest magnitude: what another package may be off. They approximate more freely than we
 do, and leaving one out for that would flatter us; wrong gates or weights are off by far more."""
@@ -72,21 +66,15 @@ def check_answer(
     baseline: Sequence[Tensor],
     strict: bool = True,
 ) -> list[Check]:
-    """Each tensor's error is at most TIMES_BASELINE that of the baseline in the same dtype.
+    """Each tensor's error is at most what the rule allows beside the baseline's in the same dtype.
 
     Without `strict` an error of OTHERS passes as well.
     """
     checks = []
     for name, got, base in zip(names, answer, baseline, strict=True):
         right = expected[name]
-        floor = FLOOR_EPS[base.dtype] * torch.finfo(base.dtype).eps if strict else OTHERS
-        limit = max(TIMES_BASELINE * max_error(base, right), floor * right.abs().max().item())
-        checks.append(Check(name, max_error(got, right), limit))
+        limit = accuracy.allowance(base, right, scale=0.0)
+        if not strict:
+            limit = max(limit, OTHERS * accuracy.largest(right))
+        checks.append(Check(name, accuracy.error(got, right), limit))
     return checks
-
-
-def max_error(got: Tensor, right: Tensor) -> float:
-    """Largest absolute difference; infinite where the shapes differ, nan where a value is nan."""
-    if got.shape != right.shape:
-        return float("inf")
-    return (got.double() - right).abs().max().item()

@@ -24,18 +24,14 @@ import torch
 from torch import Tensor, nn
 
 import rnnkern
+from rnnkern.accuracy import DRAWS, RATIO, WORST_DRAW
 
 from . import machine, timing
-from .checks import TIMES_BASELINE, check_answer
+from .checks import check_answer
 from .contenders import BASELINE, OURS, contenders
 from .model_builders import BUILDERS, Example
 from .report import write_json
 
-DRAWS = 5
-"""Of weights, inputs and dropout. The rule and its reasons are those of tests/tolerances.py: an
-error is at most twice torch.nn's (or the floor of checks.py) in the median of the draws, and in
-none over WORST_DRAW times that."""
-WORST_DRAW = 2.0
 BUDGET = 6.0
 """Seconds of timing a model gets."""
 LEARNING_RATE = 1e-5
@@ -69,8 +65,8 @@ class Row:
         return {
             name: errors
             for name, errors in self.errors.items()
-            if not median(errors) <= TIMES_BASELINE
-            or not all(error <= WORST_DRAW * TIMES_BASELINE for error in errors)
+            if not median(errors) <= RATIO
+            or not all(error <= WORST_DRAW * RATIO for error in errors)
         }
 
     @property
@@ -137,7 +133,7 @@ def errors(
     names = [name for name in expected if name in found]
     answers = [found[name] for name in names], [theirs[name] for name in names]
     checks = check_answer(expected, names, answers[0], answers[1])
-    by_name = {c.tensor: TIMES_BASELINE * c.error / c.limit if c.limit else c.error for c in checks}
+    by_name = {c.tensor: RATIO * c.error / c.limit if c.limit else c.error for c in checks}
     return by_name | dict.fromkeys(expected.keys() ^ found.keys(), math.inf)
 
 

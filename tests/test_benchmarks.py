@@ -25,6 +25,7 @@ from benchmarks import (
     table,
     timing,
 )
+from rnnkern import accuracy
 
 TINY = shapes.Shape(T=3, N=2, H=5)
 
@@ -119,7 +120,7 @@ def test_jobs_do_what_they_say(cell, mode):
     for contender in contenders.contenders():
         job = contender.job(problem, mode)
         for name, tensor in zip(names, job.tensors(job.run()), strict=True):
-            assert checks.max_error(tensor, expected[name]) < 1e-5
+            assert accuracy.error(tensor, expected[name]) < 1e-5
 
 
 OPTIONS = {

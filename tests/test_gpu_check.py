@@ -16,7 +16,7 @@ import torch
 from cuda_emulation import build
 
 from benchmarks import contenders, shapes
-from benchmarks.checks import Check, expected_answer, max_error
+from benchmarks.checks import Check, expected_answer
 from benchmarks.gpu import (
     answers,
     available,
@@ -35,6 +35,7 @@ from benchmarks.gpu import rows as rows_module
 from benchmarks.gpu.commands import Finished, NotCompiled
 from benchmarks.gpu.parts import MICRO, PRIMITIVES, Context, Outcome
 from benchmarks.gpu.rows import Case, Results, Row
+from rnnkern import accuracy
 
 OURS, BASELINE = contenders.OURS, contenders.BASELINE
 INFERENCE, TRAINING = shapes.MODES
@@ -218,7 +219,7 @@ def test_what_is_right_is_what_the_reference_says():
     assert set(found) == set(answers.CHECKED[TRAINING])
     for name, tensor in found.items():
         assert tensor.dtype == torch.float64
-        assert max_error(tensor, truth[name]) < 1e-12
+        assert accuracy.error(tensor, truth[name]) < 1e-12
 
 
 def test_a_problem_is_the_same_each_time():

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnkern import _C
+from rnnkern import _C, accuracy
 
-from ..checks import TIMES_BASELINE, Check, max_error
+from ..checks import Check
 from ..contenders import TORCH
 from ..shapes import INFERENCE, TRAINING, Problem, Shape
 
@@ -104,6 +104,6 @@ def check(
     checks = []
     for name, got in ours.items():
         floor = precision.floor * max(1.0, right[name].abs().max().item())
-        limit = max(TIMES_BASELINE * max_error(peer[name], right[name]), floor)
-        checks.append(Check(name, max_error(got, right[name]), limit))
+        limit = max(accuracy.RATIO * accuracy.error(peer[name], right[name]), floor)
+        checks.append(Check(name, accuracy.error(got, right[name]), limit))
     return checks
