@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import rnnkern
 
-from . import machine, timing
+from . import timing
 from .contenders import BASELINE, OURS, contenders
-from .report import write_json
+from .report import save_rows
 from .shapes import INFERENCE, MODES
 
 STEPS = 10
@@ -58,9 +58,7 @@ def main() -> None:
                 rows.append({"cell": kind, "N": N, "H": H, "mode": mode, "us": us, "ratio": ratio})
                 each = ", ".join(f"{name} {time:.1f} us a step" for name, time in us.items())
                 print(f"{kind} N{N} H{H} {mode}: {each}, ratio {ratio:.2f}", flush=True)
-    facts = machine.facts(contenders())
-    path = machine.results_path(facts["cpu"], f"{facts['threads']}threads", "cells")
-    write_json({**facts, "cells": rows}, path)
+    save_rows("cells", rows, contenders())
 
 
 if __name__ == "__main__":

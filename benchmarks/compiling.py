@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import rnnkern
 
-from . import machine, timing
+from . import timing
 from .contenders import contenders
-from .report import write_json
+from .report import save_rows
 from .shapes import INFERENCE, MODES
 
 STEPS = (32, 2000)
@@ -99,9 +99,7 @@ def main() -> None:
             for mode in MODES
         )
         print(f"T{steps}: cold compile {row['cold_seconds']:.1f} s; {each}", flush=True)
-    facts = machine.facts(contenders())
-    path = machine.results_path(facts["cpu"], f"{facts['threads']}threads", "compiling")
-    write_json({**facts, "compiling": rows}, path)
+    save_rows("compiling", rows, contenders())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from . import machine
 from .char_lm import NUDGED, CharLM
-from .contenders import BASELINE, MODULES, OURS
+from .contenders import BASELINE, MODULES, OURS, Contender
 from .shapes import CELLS, MODES, SHAPES
 from .table import Row
 
@@ -50,6 +51,13 @@ def save_json(results: Results, path: Path) -> None:
         "char_lm": results.char_lm.as_json() if results.char_lm else None,
     }
     write_json(content, path)
+
+
+def save_rows(kind: str, rows: list[dict[str, Any]], measured: list[Contender]) -> None:
+    """Rows beside the facts of the machine, in its file of that kind."""
+    facts = machine.facts(measured)
+    path = machine.results_path(facts["cpu"], f"{facts['threads']}threads", kind)
+    write_json({**facts, kind: rows}, path)
 
 
 def write_json(content: Any, path: Path) -> None:

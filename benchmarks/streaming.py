@@ -12,10 +12,10 @@ import torch
 
 import rnnkern
 
-from . import machine, timing
+from . import timing
 from .contenders import OURS, RNNKERN, contenders
 from .peers import peers
-from .report import write_json
+from .report import save_rows
 from .shapes import INFERENCE, Problem, Shape, make_problem
 
 STREAM = "rnnkern.Stream"
@@ -66,9 +66,7 @@ def main() -> None:
                 f"fast as the module, {row['to_best']:.2f} as {best}",
                 flush=True,
             )
-    facts = machine.facts(others)
-    path = machine.results_path(facts["cpu"], f"{facts['threads']}threads", "streaming")
-    write_json({**facts, "streaming": rows}, path)
+    save_rows("streaming", rows, others)
 
 
 if __name__ == "__main__":

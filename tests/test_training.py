@@ -163,7 +163,8 @@ def test_scaled_gradients_of_float16_autocast(name):
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
         assert scaler.get_scale() == 2.0**8  # no overflow, so no step was left out
     assert losses[0][-1] < losses[0][0]
-    torch.testing.assert_close(*map(torch.tensor, losses), rtol=2e-3, atol=0)
+    # In 8 draws of each kind the losses were apart by up to 8e-5 of themselves.
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=4e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", [*RNNS, *CELLS])
