@@ -23,7 +23,7 @@ endif
 export PATH := $(abspath $(dir $(shell command -v $(PYTHON) || echo $(PYTHON)))):$(PATH)
 RUN := PYTHONPATH=$(CURDIR) $(PYTHON)
 
-PINS := requirements-dev.txt requirements-bench.txt
+PINS := requirements-dev.txt requirements-bench.txt requirements-examples.txt
 # The folders are in it too: their time is that of the last file removed.
 SOURCES := $(shell find csrc) setup.py pyproject.toml
 CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu*')

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from examples import char_lm
+from rnnkern.models import training
 
 from . import timing
 from .contenders import BASELINE, OURS
@@ -26,8 +26,6 @@ IMPLEMENTATIONS = {OURS: "rnnkern", BASELINE: "torch", NUDGED: "torch"}
 class CharLM:
     """Losses and speed of the runs; same seed, same text, same batches."""
 
-    text: str
-    characters_of_text: int
     sizes: dict[str, int]
     losses: dict[str, list[float]] = field(default_factory=dict)
     """By contender: nats per character, one number a step."""
@@ -49,8 +47,6 @@ class CharLM:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "text": self.text,
-            "characters_of_text": self.characters_of_text,
             "sizes": self.sizes,
             "ratio": self.ratio,
             "largest_difference_of_losses": {
@@ -62,21 +58,27 @@ class CharLM:
         }
 
 
-def measure(title: str, text: str, steps: int = STEPS) -> Iterator[CharLM]:
-    """Train all in turns; yields the same result, STEPS_OF_BLOCK steps longer, after each turn."""
-    vocabulary = "".join(sorted(set(text)))
-    trainers = {}
-    for name, impl in IMPLEMENTATIONS.items():
-        torch.manual_seed(0)
-        trainers[name] = char_lm.Trainer(char_lm.SIZES, vocabulary, impl, "cpu", lr=2e-3)
+def measure(words: list[str], steps: int = STEPS) -> Iterator[CharLM]:
+    """Train all in turns; yields the same result, STEPS_OF_BLOCK steps longer, after each turn.
+
+    `words` are options of the example.
+    """
+    trainers = {
+        name: training.trainer_for(
+            char_lm.CharLM, training.parse(char_lm.CharLM, [*words, "--impl", impl])
+        )
+        for name, impl in IMPLEMENTATIONS.items()
+    }
     nudge(trainers[NUDGED].model)
-    sizes = char_lm.SIZES
-    streams = char_lm.split(char_lm.encode(text, vocabulary), sizes["batch"], sizes["chunk"])
-    result = CharLM(title, len(text), sizes, {n: [] for n in trainers}, {n: [] for n in trainers})
+    result = CharLM(
+        training.sizes_of(trainers[OURS].example),
+        {name: [] for name in trainers},
+        {name: [] for name in trainers},
+    )
     order = list(trainers)
     for _ in range(0, steps, STEPS_OF_BLOCK):
         for name in order:
-            train_block(trainers[name], streams, result.losses[name], result.seconds[name])
+            train_block(trainers[name], result.losses[name], result.seconds[name])
             yield result
         order.reverse()
 
@@ -88,13 +90,11 @@ def nudge(model: torch.nn.Module) -> None:
         parameter.mul_(1 + torch.finfo(parameter.dtype).eps)
 
 
-def train_block(
-    trainer: char_lm.Trainer, streams: Tensor, losses: list[float], seconds: list[float]
-) -> None:
+def train_block(trainer: training.Trainer, losses: list[float], seconds: list[float]) -> None:
     """STEPS_OF_BLOCK steps after a pause; appends their losses, and the seconds of a step."""
 
     def step() -> None:
-        losses.append(trainer.advance(streams))
+        losses.append(trainer.advance())
 
     with timing.quiet():
         seconds.append(timing.block(step, STEPS_OF_BLOCK, wake=False))

@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from examples.char_lm import load_text
-
 from . import char_lm, full, machine, report, table
 from .contenders import contenders
 from .report import Results
@@ -76,12 +74,11 @@ def run_table(results: Results) -> None:
 
 
 def run_char_lm(results: Results, path: Path | None) -> None:
-    """Train both models on the text."""
-    text = load_text(path)
-    title = path.name if path else "sources of Python's standard library"
+    """Train both models on the text, by default the sources of Python's standard library."""
+    words = ["--text", str(path)] if path else []
     turns = char_lm.STEPS // char_lm.STEPS_OF_BLOCK * len(char_lm.IMPLEMENTATIONS)
     with tqdm(total=turns * char_lm.STEPS_OF_BLOCK, desc="training", unit="step") as bar:
-        for result in char_lm.measure(title, text):
+        for result in char_lm.measure(words):
             results.char_lm = result
             bar.update(char_lm.STEPS_OF_BLOCK)
 

@@ -97,9 +97,8 @@ def test_a_wrong_answer_is_not_timed_and_fails_the_run(main, monkeypatch, capsys
 def test_training_run(main, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(char_lm, "STEPS_OF_BLOCK", 2)
     monkeypatch.setattr(char_lm.measure, "__defaults__", (4,))
-    monkeypatch.setattr(
-        char_lm.char_lm, "SIZES", {"hidden": 8, "layers": 1, "batch": 2, "chunk": 5}
-    )
+    sizes = {"hidden": (8, 8), "layers": (1, 1), "batch": (2, 2), "chunk": (5, 5)}
+    monkeypatch.setattr(char_lm.char_lm.CharLM, "sizes", sizes)
     text = tmp_path / "text.txt"
     text.write_text("round and round it goes " * 20)
     status, found = main("--only", "char_lm", "--text", str(text))

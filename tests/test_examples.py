@@ -1,6 +1,9 @@
-"""Claim: the examples run as their first lines say, and can be stopped and resumed."""
+"""Claim: each example learns what it should, goes on where it stopped, and says what is wrong."""
 
+import importlib
+import json
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -9,13 +12,89 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-pytest.importorskip("tqdm", reason="the examples need requirements-bench.txt")
-safetensors = pytest.importorskip("safetensors.torch", reason="as above")
+for module in ("tqdm", "safetensors", "babel", "num2words", "sacrebleu", "sklearn"):
+    pytest.importorskip(module, reason="the examples need requirements-examples.txt")
 
+from safetensors.torch import load_file  # noqa: E402
+
+import examples  # noqa: E402
+import rnnkern  # noqa: E402
 from examples import char_lm  # noqa: E402
+from rnnkern.models import training  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+MODULES = [info.name for info in pkgutil.iter_modules(examples.__path__) if info.name != "data"]
+
+
+def example(name):
+    """The class that a module of examples/ runs."""
+    module = importlib.import_module(f"examples.{name}")
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    (found,) = (
+        cls for cls in classes if cls.__module__ == module.__name__ and hasattr(cls, "steps")
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_quick(name, folder):
+    """It learns, keeps a checkpoint, and torch.nn's layers find the same with it and go on."""
+    cls, words = example(name), ["--quick", "--checkpoint", str(folder / f"{name}.safetensors")]
+    report = training.main(cls, words)
+    assert report.reached
+    again = training.main(cls, [*words, "--resume", "--steps", "0", "--impl", "torch"])
+    assert again.value == pytest.approx(report.value, rel=0.01)
+    training.main(cls, [*words, "--resume", "--steps", "1", "--impl", "torch"])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_resumed_training_is_uninterrupted_training(name, tmp_path):
+    cls = example(name)
+
+    def checkpoint(file, *words):
+        path = tmp_path / file
+        args = training.parse(cls, ["--checkpoint", str(path), "--quick", *words])
+        training.trainer_for(cls, args).train(args.steps, path)
+        return load_file(path)
+
+    checkpoint("parts.safetensors", "--steps", "2")
+    parts = checkpoint("parts.safetensors", "--steps", "1", "--resume")
+    whole = checkpoint("whole.safetensors", "--steps", "3")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_an_example_is_short(name):
+    lines = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 220
+
+
+def test_the_command_of_the_documentation(tmp_path):
+    """As a user runs it, but for fewer steps: on Python's own sources, with a sample."""
+    words = ["-m", "examples.char_lm", "--quick", "--steps", "3", "--sample", "40"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert bits(done.stdout) < 10
+    assert (tmp_path / "char_lm.safetensors").is_file()
+
+
+# What the harness does is tested on the character language model.
+
 SMALL = ["--hidden", "24", "--layers", "2", "--batch", "4", "--chunk", "16", "--lr", "0.02"]
 
 
@@ -29,13 +108,13 @@ def text(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, text, monkeypatch, capsys):
-    """Runs char_lm's main here with these arguments, in an empty folder; what it printed."""
+    """Trains char_lm here with these options, in an empty folder; what it printed."""
     monkeypatch.chdir(tmp_path)
 
     def main(*words, sizes=SMALL, checkpoint="model.safetensors"):
-        line = ["char_lm.py", "--text", str(text), "--checkpoint", checkpoint, *sizes, *words]
-        monkeypatch.setattr(sys, "argv", line)
-        char_lm.main()
+        training.main(
+            char_lm.CharLM, ["--text", str(text), "--checkpoint", checkpoint, *sizes, *words]
+        )
         return capsys.readouterr().out
 
     return main
@@ -45,29 +124,6 @@ def bits(out):
     return float(re.search(r"([\d.]+) bits per character", out).group(1))
 
 
-def load(path="model.safetensors"):
-    return safetensors.load_file(path)
-
-
-def test_the_command_of_the_documentation(tmp_path):
-    """As a user runs it, but for fewer steps: on Python's own sources, with a sample."""
-    script = ROOT / "examples" / "char_lm.py"
-    words = ["--quick", "--steps", "3", "--sample", "40"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script, *words],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert bits(done.stdout) < 10
-    assert len(done.stdout.partition("character\n")[2]) == 41
-    assert (tmp_path / "char_lm.safetensors").is_file()
-
-
 def test_it_learns(run):
     """From log2 of the number of characters, 4.8, to less than half of it."""
     untrained = bits(run("--steps", "0"))
@@ -75,34 +131,23 @@ def test_it_learns(run):
     assert bits(run("--steps", "120")) < untrained / 2
 
 
-def test_resumed_training_is_uninterrupted_training(run):
-    run("--steps", "7", checkpoint="whole.safetensors")
-    run("--steps", "4")
-    run("--steps", "3", "--resume")
-    whole, parts = load("whole.safetensors"), load()
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-
-
-def test_both_implementations_read_each_others_checkpoints(run):
-    run("--steps", "3")
-    ours = bits(run("--resume", "--steps", "0"))
-    theirs = bits(run("--resume", "--steps", "0", "--impl", "torch"))
-    assert ours == pytest.approx(theirs, abs=2e-3)
-    run("--resume", "--steps", "2", "--impl", "torch")
-    run("--resume", "--steps", "2")
+@pytest.mark.parametrize("impl", ["rnnkern", "torch"])
+def test_impl_is_whose_layers_are_trained(text, impl):
+    words = ["--text", str(text), "--impl", impl]
+    model = training.trainer_for(char_lm.CharLM, training.parse(char_lm.CharLM, words)).model
+    assert type(model.rnn) is {"rnnkern": rnnkern.LSTM, "torch": nn.LSTM}[impl]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_signal_saves_after_the_step_and_ends(run, number, monkeypatch, capsys):
-    advance = char_lm.Trainer.advance
+    advance = training.Trainer.advance
 
-    def interrupted(trainer, streams):
+    def interrupted(trainer):
         if trainer.step == 4:
             signal.raise_signal(number)
-        return advance(trainer, streams)
+        return advance(trainer)
 
-    monkeypatch.setattr(char_lm.Trainer, "advance", interrupted)
+    monkeypatch.setattr(training.Trainer, "advance", interrupted)
     with pytest.raises(SystemExit) as ended:
         run("--steps", "1000")
     assert ended.value.code == 128 + number
@@ -110,8 +155,13 @@ def test_a_signal_saves_after_the_step_and_ends(run, number, monkeypatch, capsys
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert sorted(path.name for path in Path().iterdir()) == ["model.safetensors", "text.txt"]
-    monkeypatch.setattr(char_lm.Trainer, "advance", advance)
-    run("--resume", "--steps", "1")
+    monkeypatch.setattr(training.Trainer, "advance", advance)
+    run("--resume", "--steps", "1", sizes=[])
+
+
+def test_what_is_not_given_is_the_checkpoints(run):
+    run("--steps", "3")
+    run("--resume", "--steps", "0", sizes=["--hidden", "24"])
 
 
 def test_sample_depends_on_the_seed_alone(run):
@@ -122,10 +172,30 @@ def test_sample_depends_on_the_seed_alone(run):
     assert run(*words, "--seed", "1") != once
 
 
-def test_a_vanishing_temperature_takes_the_likeliest(run):
-    run("--steps", "3")
-    words = ["--resume", "--steps", "0", "--sample", "50", "--temperature", "1e-320"]
-    assert run(*words) == run(*words, "--seed", "1")
+def test_a_loss_that_is_no_number_ends_training(run, monkeypatch):
+    loss = char_lm.CharLM.loss
+    monkeypatch.setattr(char_lm.CharLM, "loss", lambda *args: loss(*args) * torch.nan)
+    with pytest.raises(SystemExit, match=r"^error: the loss is nan at step 1; .*smaller --lr"):
+        run("--steps", "50")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "larger", "reached"),
+    [(1e9, False, True), (0, False, False), (0, True, True), (1e9, True, False)],
+)
+def test_the_threshold_decides_the_status(run, monkeypatch, capsys, threshold, larger, reached):
+    monkeypatch.setattr(char_lm.CharLM, "own_data", lambda self: False)
+    monkeypatch.setattr(char_lm.CharLM, "threshold", threshold)
+    monkeypatch.setattr(char_lm.CharLM, "larger_is_better", larger)
+    run("--steps", "1")  # not judged: fewer steps than the default
+    monkeypatch.setattr(char_lm.CharLM, "steps", 2)
+    if reached:
+        assert ", reaching" in run("--steps", "1", "--resume")
+    else:
+        with pytest.raises(SystemExit) as ended:
+            run("--steps", "1", "--resume")
+        assert ended.value.code == 1
+        assert "NOT reaching" in capsys.readouterr().out
 
 
 def damaged(path):
@@ -137,9 +207,24 @@ def of_another_size(path):
     return ["--resume", "--hidden", "25"]
 
 
+def of_another_example(path):
+    safetensors = pytest.importorskip("safetensors")
+    with safetensors.safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+    safetensors.torch.save_file(
+        load_file(path), path, {"example": "tagging", "about": json.dumps(about)}
+    )
+    return ["--resume"]
+
+
 def with_another_alphabet(path):
     path.with_name("text.txt").write_text("ÄÖÜ" * 1000)
     return ["--resume"]
+
+
+def with_one_character(path):
+    path.with_name("text.txt").write_text("a" * 1000)
+    return ["--checkpoint", "other.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -147,14 +232,17 @@ def with_another_alphabet(path):
     [
         (lambda path: [], "exists"),
         (damaged, "cannot read the checkpoint"),
-        (of_another_size, "another model"),
+        (of_another_size, "another model: hidden is 24 there and 25 here"),
+        (of_another_example, "not a checkpoint of char_lm"),
         (with_another_alphabet, "does not know"),
+        (with_one_character, "at least 2 words"),
         (lambda path: ["--checkpoint", "other.safetensors", "--resume"], "cannot read"),
         (lambda path: ["--checkpoint", "missing/model.safetensors"], "not a directory"),
-        (lambda path: ["--text", "missing.txt", "--resume"], "cannot read the text"),
-        (lambda path: ["--text", os.devnull, "--resume"], "nothing to learn"),
+        (lambda path: ["--text", "missing.txt", "--resume"], "cannot read missing.txt"),
+        (lambda path: ["--text", os.devnull, "--resume"], "is empty"),
+        (lambda path: ["--resume", "--chunk", "100000"], "tokens to train on"),
     ],
-    ids=["exists", "damaged", "size", "alphabet", "no-checkpoint", "no-folder", "no-text", "empty"],
+    ids=lambda value: value.__name__ if callable(value) else value[:12],
 )
 def test_mistakes_end_with_a_sentence(run, prepare, message):
     run("--steps", "1")
@@ -174,6 +262,7 @@ def test_mistakes_end_with_a_sentence(run, prepare, message):
         ["--temperature", "0"],
         ["--lr", "nan"],
         ["--device", "abacus"],
+        ["--impl", "keras"],
     ],
     ids=str,
 )
@@ -181,9 +270,4 @@ def test_impossible_options_are_refused(run, words, capsys):
     with pytest.raises(SystemExit) as ended:
         run(*words)
     assert ended.value.code == 2
-    assert re.search(rf"error: {words[0]}\b.*{words[1]}", capsys.readouterr().err)
-
-
-def test_a_text_shorter_than_a_chunk(run):
-    with pytest.raises(SystemExit, match="characters to train on"):
-        run("--chunk", "100000")
+    assert re.search(rf"error: (argument )?{words[0]}\b.*{words[1]}", capsys.readouterr().err)

@@ -67,6 +67,6 @@ def test_a_wheel_has_the_package_and_nothing_else(checkout: Path) -> None:
     package = {
         path.relative_to(ROOT).as_posix()
         for pattern in ("*.py", "*.pyi", "py.typed")
-        for path in (ROOT / "rnnkern").glob(pattern)
+        for path in (ROOT / "rnnkern").rglob(pattern)
     }
     assert built == package

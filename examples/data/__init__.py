@@ -1,0 +1,1 @@
+"""What the examples learn from, where it is generated."""
