@@ -74,7 +74,7 @@ class WordLM(LanguageModel):
     }
     metric = "perplexity of held-out words"
     larger_is_better = False
-    threshold, quick_threshold = 100, 280
+    threshold, quick_threshold = 125, 280
     baseline = "the frequencies of words"
 
     @classmethod
