@@ -4,15 +4,15 @@
     python -m examples.word_lm --text book.txt
     python -m examples.word_lm --resume --steps 0 --sentence "return the number of items"
     python -m examples.word_lm --resume --steps 0 --sample 5 --temperature 0.8 --top-k 40
-    python -m examples.word_lm --vectors word_vectors.safetensors   # of examples.word_vectors
+    python -m examples.word_lm --text book.txt --vectors word_vectors-vectors.safetensors
 
 A GRU reads streams of words. Rare words are <UNK>, and <EOS> ends a sentence. The output layer has
-the weights of the embedding (tied softmax).
+the weights of the embedding (tied softmax), which can begin as vectors of `examples.word_vectors`.
 """
 
 import ast
+import json
 import math
-import re
 import sysconfig
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 import rnnkern
-from rnnkern.models import Decoder, Vocabulary, generate, log_probability, pad
+from rnnkern.models import Decoder, Vocabulary, generate, log_probability, pad, sentences
 from rnnkern.models.language import LanguageModel
-from rnnkern.models.training import main, natural_int, positive_float, positive_int, read_text
+from rnnkern.models.training import fail, main, natural_int, positive_float, positive_int, read_text
 
 OTHERS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
 SENTENCES = ["return the number of items in the list.", "list the in items of number the return."]
@@ -53,12 +54,17 @@ def paragraphs() -> Iterator[str]:
                 yield from (ast.get_docstring(node) or "").split("\n\n")
 
 
-def sentences(text: str) -> Iterator[list[str]]:
-    """Lower-case words and punctuation marks, sentence by sentence."""
-    for paragraph in text.split("\n\n"):
-        for sentence in re.split(r"(?<=[.!?])\s+", paragraph):
-            if words := re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]|_", sentence.lower()):
-                yield words
+def read_vectors(path: Path) -> tuple[list[str], Tensor]:
+    """V words and their vectors [V, E], of a file that `examples.word_vectors` wrote."""
+    try:
+        with safe_open(path, "pt") as file:
+            words = json.loads((file.metadata() or {}).get("words", "[]"))
+            vectors = file.get_tensor("vectors")
+    except (OSError, SafetensorError, ValueError) as error:
+        fail(f"cannot read word vectors from {path}: {error}")
+    if vectors.dim() != 2 or len(words) != len(vectors):
+        fail(f"{path} has {len(words)} words and vectors of shape {list(vectors.shape)}")
+    return words, vectors
 
 
 class WordLM(LanguageModel):
@@ -85,7 +91,7 @@ class WordLM(LanguageModel):
         add("--sample", type=natural_int, default=3, metavar="N", help="sentences; default 3")
         add("--temperature", type=positive_float, default=0.7, help="default 0.7")
         add("--top-k", type=positive_int, metavar="K", help="sample the K likeliest words only")
-        add("--vectors", type=Path, metavar="FILE", help="an embedding to begin with")
+        add("--vectors", type=Path, metavar="FILE", help="word vectors to begin with")
 
     def __init__(self, args: Namespace, stored: dict[str, Any]) -> None:
         super().__init__(args, stored)
@@ -106,8 +112,22 @@ class WordLM(LanguageModel):
         hidden, layers = self.args.hidden, self.args.layers
         embed = nn.Embedding(len(self.vocabulary), hidden)
         nn.init.normal_(embed.weight, std=hidden**-0.5)  # which as output weights gives logits of 1
+        if self.args.vectors:
+            self.begin_with(self.args.vectors, embed.weight)
         rnn = rnnkern.GRU(hidden, hidden, layers, batch_first=True)
         return Decoder(embed, rnn, tied=True, dropout=0.2)
+
+    @torch.no_grad()
+    def begin_with(self, path: Path, weight: Tensor) -> None:
+        """Copy the vectors of the words that the file has into their rows of weight [V, H]."""
+        words, vectors = read_vectors(path)
+        if vectors.size(1) != weight.size(1):
+            fail(f"{path} has vectors of size {vectors.size(1)}, --hidden is {weight.size(1)}")
+        known = [place for place, word in enumerate(words) if word in self.vocabulary]
+        if not known:
+            fail(f"{path} has none of the text's words")
+        weight[self.vocabulary.encode(words[place] for place in known)] = vectors[known]
+        print(f"{len(known)} of {len(self.vocabulary)} words begin with the vectors of {path}")
 
     def evaluate(self, model: nn.Module) -> tuple[float, float]:
         return math.exp(self.nats(model)), math.exp(self.nats_of_frequencies(len(self.vocabulary)))

@@ -12,7 +12,7 @@ from rnnkern.models.attention import AdditiveAttention, GeneralAttention
 from rnnkern.models.decoder import BahdanauDecoder, Decoder, State
 from rnnkern.models.encoder import Encoder
 from rnnkern.models.search import beam_search, generate, log_probability
-from rnnkern.models.vocabulary import Vocabulary, pad
+from rnnkern.models.vocabulary import Vocabulary, pad, sentences
 
 __all__ = [
     "AdditiveAttention",
@@ -26,4 +26,5 @@ __all__ = [
     "generate",
     "log_probability",
     "pad",
+    "sentences",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +68,14 @@ class Vocabulary:
             if number not in (self.PAD, self.BOS):
                 words.append(self.words[number])
         return words
+
+
+def sentences(text: str) -> Iterator[list[str]]:
+    """Lower-case words and punctuation marks, sentence by sentence."""
+    for paragraph in text.split("\n\n"):
+        for sentence in re.split(r"(?<=[.!?])\s+", paragraph):
+            if words := re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]|_", sentence.lower()):
+                yield words
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
