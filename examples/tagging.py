@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rnnkern
-from examples.data.source_code import KINDS, Source, read_source, sources
+from examples.data.source_code import KINDS, read_source, sources
 from rnnkern.models import Vocabulary
 from rnnkern.models.training import Example, fail, main
 
@@ -40,13 +40,6 @@ LINES, COLUMNS, POINTS = 36, 90, 8
 Line = list[tuple[str, int, int]]
 """Pieces of a line: what is written, the kind it was taken for, and the kind that it is."""
 LEGEND = [(f"{kind} ", number, number) for number, kind in enumerate(KINDS)]
-
-
-def source_to_highlight(path: Path) -> Source:
-    try:
-        return read_source(path)
-    except (OSError, ValueError) as error:
-        fail(f"cannot read Python from {path}: {error}")
 
 
 class Tagger(nn.Module):
@@ -86,7 +79,6 @@ class Tagging(Example):
 
     def __init__(self, args: Namespace, stored: dict[str, Any]) -> None:
         super().__init__(args, stored)
-        self.shown = source_to_highlight(args.highlight) if args.highlight else None
         folder = args.files or Path(sysconfig.get_paths()["stdlib"])
         paths = sorted(folder.rglob("*.py") if args.files else folder.glob("*.py"))
         random.Random(0).shuffle(paths)
@@ -102,6 +94,10 @@ class Tagging(Example):
         numbers = [part for text in texts for part in (gap, self.numbers(text))]
         truth = [part for file in training for part in (gap - 100, torch.tensor(file.kinds))]
         self.x, self.truth = torch.cat([*numbers, gap]), torch.cat([*truth, gap - 100])
+        try:
+            self.shown = read_source(args.highlight) if args.highlight else self.held_out[0]
+        except (OSError, ValueError) as error:
+            fail(f"cannot read Python from {args.highlight}: {error}")
 
     def numbers(self, text: str) -> Tensor:
         """Of characters, int64 [M]."""
@@ -147,7 +143,7 @@ class Tagging(Example):
     def show(self, model: nn.Module, picture: Path) -> None:
         for number, right in self.by_kind.items():
             print(f"{KINDS[number]:10} {right:5.1f} % right")
-        name, text, kinds = self.shown or self.held_out[0]
+        name, text, kinds = self.shown
         told, seen = self.tell(model, text), visible(text)
         truth = torch.where(seen, torch.tensor(kinds), told)
         right = percent((told == truth)[seen])
