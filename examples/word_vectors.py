@@ -103,11 +103,14 @@ class WordVectors(Example):
         def known(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
             return [row for row in rows if all(word in self.vocabulary for word in row)]
 
-        if args.analogies and not known(analogies):
-            fail(f"no row of {args.analogies} has four words that the text has often enough")
         numbers = [[self.number(word) for word in row] for row in known(analogies)]
         drawn = [rows for table in tables if len(rows := known(table)) > 1]
-        return torch.tensor(numbers).view(-1, 4), drawn or [[(word,) for word in self.words[:30]]]
+        if not numbers:
+            tell = fail if args.analogies else print
+            tell("no analogy has four words that the text has often enough")
+        return torch.tensor(numbers, dtype=torch.int64).view(-1, 4), drawn or [
+            [(word,) for word in self.words[:30]]
+        ]
 
     def own_data(self) -> bool:
         return bool(self.args.text or self.args.analogies)
