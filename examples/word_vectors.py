@@ -106,8 +106,8 @@ class WordVectors(Example):
         numbers = [[self.number(word) for word in row] for row in known(analogies)]
         drawn = [rows for table in tables if len(rows := known(table)) > 1]
         if not numbers:
-            tell = fail if args.analogies else print
-            tell("no analogy has four words that the text has often enough")
+            lack = "no analogy has four words that the text has often enough"
+            fail(lack) if args.analogies else print(lack)
         return torch.tensor(numbers, dtype=torch.int64).view(-1, 4), drawn or [
             [(word,) for word in self.words[:30]]
         ]
