@@ -16,9 +16,10 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -408,6 +409,22 @@ def read_table(path: Path, columns: int) -> list[list[str]]:
         if len(row) != columns or not all(cell.strip() for cell in row):
             fail(f"{path}: expected {columns} columns with a tab between, row {number} is {row}")
     return rows
+
+
+def split(items: Sequence[T], key: Callable[[T], Hashable]) -> tuple[list[T], list[T]]:
+    """A 20th of the items, 500 keys at most, is held out from the rest; no key is on both sides.
+
+    Returns:
+        The items to train on and those held out, each in the order they had.
+    """
+    keys = list(dict.fromkeys(map(key, items)))
+    if len(keys) < 2:
+        fail(f"there must be something to train on and something else to hold out, got {keys}")
+    chosen = set(Random(0).sample(keys, min(500, max(1, len(keys) // 20))))
+    sides: tuple[list[T], list[T]] = [], []
+    for item in items:
+        sides[key(item) in chosen].append(item)
+    return sides
 
 
 def accuracy(right: Iterable[bool]) -> float:
