@@ -82,11 +82,11 @@ def companions(name: str, cls: type[Example], folder: Path) -> list[str]:
     """Options that name the checkpoints of the models an example draws beside its own."""
     words = []
     for option, models in COMPANIONS.get(name, {}).items():
-        for place, options in enumerate(models):
-            path = folder / f"{place}.safetensors"
+        words.append(option)
+        for options in models:
+            words.append(str(folder / f"{len(words)}.safetensors"))
             made = trainer(cls, options)
-            made.train(made.example.args.steps, path)
-            words += [option, str(path)]
+            made.train(made.example.args.steps, Path(words[-1]))
     return words
 
 
