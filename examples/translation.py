@@ -204,7 +204,7 @@ class Translation(Example):
             words, lengths = pad([self.source.encode(source)])
             read = torch.tensor([[Vocabulary.BOS, *self.target.encode(target)]])
             model(words.to(self.device), lengths, read.to(self.device), 0.0)
-        axes.imshow(torch.cat(weights, 1)[0].cpu(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(torch.cat(weights, 1)[0].tolist(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(source)), source, rotation=90)
         axes.set_yticks(range(len(target) + 1), [*target, "<EOS>"])
         axes.set(title="Attention (black: 1)", xlabel="words read", ylabel="words written")
