@@ -5,8 +5,8 @@
     python -m examples.activity --file FILE.npz   # sequences of your own
 
 A GRU watches 20 to 40 small, noisy frames and then says which of eleven ways it was: circling,
-bouncing, fading... No single frame tells these apart, and the digits of the test films were
-written by other people than those of the training films.
+bouncing, fading... A single frame tells next to nothing about that. No digit of a test film is
+the sample of one trained on.
 
 FILE.npz has the arrays x [N, T, C], numbers of C channels at T times, y [N], integers or strings
 that say of which class each sequence is, and, if sequences are of unequal lengths, lengths [N],
@@ -35,7 +35,7 @@ TEST_FILMS = 660
 
 
 class Sequences(NamedTuple):
-    """Values float32 [N, T, C], how many of the T steps are there int64 [N], and classes int64 [N]."""
+    """Values float32 [N, T, C], how many of the T are there int64 [N], and classes int64 [N]."""
 
     x: Tensor
     lengths: Tensor
@@ -56,17 +56,13 @@ def films(number: int, of: Samples, seed: int) -> Sequences:
     return Sequences(pad_sequence(frames, batch_first=True), lengths, y)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        fail(f"cannot read {path} as an .npz file of numpy arrays: {error}")
-
-
 def read_sequences(path: Path) -> tuple[Sequences, list[str]]:
     """The user's own, and the names of their classes in order."""
-    arrays = read_arrays(path)
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        fail(f"cannot read {path} as an .npz file of numpy arrays: {error}")
     if missing := {"x", "y"} - set(arrays):
         fail(f"{path} has no array {' and '.join(sorted(missing))}, only {sorted(arrays)}")
     x, y = arrays["x"], arrays["y"]
@@ -76,33 +72,36 @@ def read_sequences(path: Path) -> tuple[Sequences, list[str]]:
         fail(f"{path}: y must be {len(x)} integers or strings, got {y.dtype} {list(y.shape)}")
     lengths = arrays.get("lengths", np.full(len(x), x.shape[1]))
     if lengths.shape != y.shape or lengths.dtype.kind not in "ui":
-        fail(f"{path}: lengths must be {len(x)} integers, got {lengths.dtype} {list(lengths.shape)}")
+        fail(
+            f"{path}: lengths must be {len(x)} integers, got {lengths.dtype} {list(lengths.shape)}"
+        )
     if lengths.min() < 1 or lengths.max() > x.shape[1]:
-        fail(f"{path}: lengths must be from 1 to {x.shape[1]}, got {lengths.min()}..{lengths.max()}")
+        fail(
+            f"{path}: lengths must be from 1 to {x.shape[1]}, got {lengths.min()}..{lengths.max()}"
+        )
     there = np.arange(x.shape[1]) < lengths[:, None]
-    if not np.isfinite(x[there]).all():
+    values = np.where(there[..., None], x, 0).astype(np.float32)
+    if not np.isfinite(values).all():
         fail(f"{path}: x has infinities or NaN within the lengths")
     names, classes = np.unique(y, return_inverse=True)
     if len(names) < 2 or len(x) < 5:
         fail(f"{path}: 2 classes and 5 sequences are the least, got {len(names)} and {len(x)}")
-    values = torch.from_numpy(np.where(there[..., None], x, 0).astype(np.float32))
-    return (
-        Sequences(values, torch.from_numpy(lengths.astype(np.int64)), torch.from_numpy(classes)),
-        names.astype(str).tolist(),
-    )
+    tensors = map(torch.from_numpy, (values, lengths.astype(np.int64), classes))
+    return Sequences(*tensors), names.astype(str).tolist()
 
 
 class Classifier(nn.Module):
-    """Sequences [N, T, C] to the logits of their classes."""
+    """Sequences [N, T, C] to the logits of their classes.
+
+    Args:
+        training: whose channels' means and standard deviations become 0 and 1.
+        hidden, classes: sizes.
+    """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, training: Sequences, hidden: int, classes: int) -> None:
-        """Args:
-            training: whose channels' means and standard deviations become 0 and 1.
-            hidden, classes: sizes.
-        """
         super().__init__()
         there = torch.arange(training.x.size(1)) < training.lengths[:, None]
         values = training.x[there]
@@ -127,8 +126,8 @@ class Classifier(nn.Module):
 class Activity(Example):
     """Sequences [N, T, C] to classes [N]; of films, T is up to 40 and C = SCREEN**2."""
 
-    steps, quick_steps = 1500, 150
-    sizes = {"hidden": (128, 64), "films": (4400, 1100), "batch": (64, 64)}
+    steps, quick_steps = 1800, 200
+    sizes = {"hidden": (192, 64), "films": (5500, 1100), "batch": (64, 64)}
     metric, unit = "test sequences classified rightly", " %"
     threshold, quick_threshold = 85, 40
     baseline = "the most frequent class"
@@ -189,17 +188,18 @@ class Activity(Example):
         print(f"{picture} shows some sequences and the confusions")
 
     def draw(self, predicted: Tensor, table: Tensor, picture: Path) -> None:
-        """One test sequence of each class (of 12 at most), and how often which was taken for which."""
+        """A test sequence of each class (12 at most), and how often which was taken for which."""
         present = self.test.y.unique().tolist()[:12]
         figure = Figure(figsize=(17, 9), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.1])
-        for axes, number in zip(left.subplots(len(present), 1, squeeze=False).flat, present):
+        grid = figure.add_gridspec(len(present), 2, width_ratios=[1, 1.3])
+        for place, number in enumerate(present):
             row = int((self.test.y == number).nonzero()[0])
+            axes = figure.add_subplot(grid[place, 0])
             self.draw_sequence(axes, self.test.x[row, : self.test.lengths[row]])
             said = self.classes[predicted[row]]
             color = "black" if predicted[row] == number else "red"
-            axes.set_title(f"{self.classes[number]}: said {said}", fontsize=10, color=color)
-        draw_table(right.subplots(), table, self.classes)
+            axes.set_title(f"true: {self.classes[number]}, said: {said}", fontsize=10, color=color)
+        draw_table(figure.add_subplot(grid[:, 1]), table, self.classes)
         figure.savefig(picture)
 
     def draw_sequence(self, axes: Axes, x: Tensor) -> None:

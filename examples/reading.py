@@ -33,7 +33,7 @@ HOPS = 3
 
 
 class Reader(nn.Module):
-    """Stories of S sentences and questions, N of both, to the logits [N, V] of the answer's word."""
+    """Stories and questions, N of both, to the logits [N, V] of the answer's word."""
 
     def __init__(self, vocabulary_size: int, hidden: int) -> None:
         super().__init__()
@@ -167,7 +167,8 @@ class Reading(Example):
 
 def draw(items: list[Item], answers: list[str], weights: Tensor, picture: Path) -> None:
     """Each story with a bar for each look at each sentence, weights [N, HOPS, S]."""
-    figure = Figure((11, 0.8 + 0.22 * sum(len(item.story) + 3 for item in items)), layout="constrained")
+    height = 0.8 + 0.22 * sum(len(item.story) + 3 for item in items)
+    figure = Figure((11, height), layout="constrained")
     heights = [len(item.story) + 1 for item in items]
     axes = figure.subplots(len(items), squeeze=False, height_ratios=heights)[:, 0]
     for ax, item, answer, looks in zip(axes, items, answers, weights, strict=True):

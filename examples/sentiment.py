@@ -150,7 +150,8 @@ class Sentiment(Example):
             ax.plot(100 * curves[:, -1], "o-", color="#1b6ca8")
             ax.axhline(50, color="#8a8a8a", linewidth=0.8)
             ax.set_xticks(range(len(words)), words, rotation=30, ha="right")
-            ax.set(ylim=(-5, 105), ylabel=f"{self.labels[-1]}, %", title=f"in the end {self.labels[best]}")
+            ax.set_title(f"in the end {self.labels[best]}")
+            ax.set(ylim=(-5, 105), ylabel=f"{self.labels[-1]}, %")
         figure.suptitle(f"P({self.labels[-1]}) after each word read so far")
         figure.savefig(picture, dpi=100)
 
@@ -165,7 +166,8 @@ def words_of(text: str) -> list[str]:
 
 def composed(count: int, held_out: bool, random: Random) -> list[Row]:
     """Sentences of the project's own, of the words held out from frames or of the others."""
-    return [(opinion.label, opinion.sentence.split()) for opinion in opinions(count, held_out, random)]
+    found = opinions(count, held_out, random)
+    return [(opinion.label, opinion.sentence.split()) for opinion in found]
 
 
 if __name__ == "__main__":

@@ -12,11 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.datasets import load_digits
 
-SMALL, LARGE, CANVAS = 8, 14, 32
-"""Sides of digits and of the scene, in pixels."""
-NUMERALS = "zero one two three four five six seven eight nine".split()
+SMALL, LARGE = 8, 14
+"""Sides of a scene's digits, in pixels."""
+NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 WORDS = [*NUMERALS, "a", "an", "large", "left", "of", "above", "digit", "digits", ":", ","]
 """All words of a caption."""
+ARRANGEMENTS: dict[int, list[tuple[int, ...]]] = {
+    1: [(1,)],
+    2: [(2,), (1, 1)],
+    3: [(1, 2), (2, 1)],
+    4: [(2, 2)],
+}
+"""How many digits the rows of a scene of 1 to 4 digits can have."""
 LONGEST = 21
 """How many words a caption has at most."""
 
@@ -54,24 +61,30 @@ class Box(NamedTuple):
 
 
 def samples() -> tuple[Samples, Samples]:
-    """The first four fifths to train on, and the rest, other people's writing, to test on."""
+    """The first four fifths of the samples to train on, and the rest to test on."""
     images, numerals = load_digits(return_X_y=True)
     images = (images / 16).reshape(-1, 8, 8).astype(np.float32)
     cut = len(images) * 4 // 5
     return Samples(images[:cut], numerals[:cut]), Samples(images[cut:], numerals[cut:])
 
 
-def layout(random: np.random.Generator, most: int) -> list[Box]:
-    """One to `most` digits at random places, in rows that nobody would argue about."""
+def layout(random: np.random.Generator, most: int, canvas: int) -> list[Box]:
+    """One to `most` digits at random places, in rows that nobody would argue about.
+
+    Args:
+        random: what to draw from.
+        most: from 1 to 4.
+        canvas: the scene's side in pixels, at least 16 for one digit and 32 for more.
+    """
     count = int(random.integers(1, most + 1))
-    choices = {1: [(1,)], 2: [(2,), (1, 1)], 3: [(1, 2), (2, 1)], 4: [(2, 2)]}[count]
+    choices = ARRANGEMENTS[count]
     numbers = choices[random.integers(len(choices))]
     sides = [random.choice([SMALL, LARGE], number).tolist() for number in numbers]
-    room = (CANVAS - 1) // len(numbers)
+    room = (canvas - 1) // len(numbers)
     heights = [min(room, max(row) + SMALL // 2) for row in sides]
     boxes = []
-    for row, height, start in zip(sides, heights, places(heights, CANVAS, random), strict=True):
-        for side, left in zip(row, places(row, CANVAS, random), strict=True):
+    for row, height, start in zip(sides, heights, places(heights, canvas, random), strict=True):
+        for side, left in zip(row, places(row, canvas, random), strict=True):
             top = start + int(random.integers(height - side + 1))
             boxes.append(Box(int(random.integers(10)), top, left, side))
     return boxes
@@ -116,21 +129,22 @@ def written(words: Sequence[str]) -> str:
     return " ".join(words).replace(" :", ":").replace(" ,", ",")
 
 
-def draw(boxes: Sequence[Box], of: Samples, random: np.random.Generator) -> np.ndarray:
-    """The scene with samples of these digits drawn at random, float32 [CANVAS, CANVAS]."""
-    canvas = random.normal(0, 0.05, (CANVAS, CANVAS)).astype(np.float32)
+def draw(boxes: Sequence[Box], of: Samples, canvas: int, random: np.random.Generator) -> np.ndarray:
+    """The scene with samples of its digits drawn at random, float32 [canvas, canvas]."""
+    scene = random.normal(0, 0.05, (canvas, canvas)).astype(np.float32)
     for box in boxes:
         image = of.images[random.choice(np.flatnonzero(of.numerals == box.numeral))]
-        canvas[box.top : box.top + box.side, box.left : box.left + box.side] += scaled(
-            image, box.side
-        )
-    return canvas
+        rows, columns = slice(box.top, box.top + box.side), slice(box.left, box.left + box.side)
+        scene[rows, columns] += scaled(image, box.side)
+    return scene
 
 
 def scaled(image: np.ndarray, side: int) -> np.ndarray:
     """A square image as one of another size, by linear interpolation between pixels' centres."""
     at = (np.arange(side) + 0.5) * len(image) / side - 0.5
-    weights = np.maximum(0, 1 - abs(np.clip(at, 0, len(image) - 1)[:, None] - np.arange(len(image))))
+    weights = np.maximum(
+        0, 1 - abs(np.clip(at, 0, len(image) - 1)[:, None] - np.arange(len(image)))
+    )
     return (weights @ image @ weights.T).astype(np.float32)
 
 
@@ -155,7 +169,7 @@ def brightnesses(action: str, length: int, random: np.random.Generator) -> np.nd
 
 def path(action: str, length: int, random: np.random.Generator) -> np.ndarray:
     """The left and upper border of each frame's digit in pixels, int [T, 2]."""
-    most = (SCREEN - SMALL) / 2
+    most = (SCREEN - SMALL) / 2  # on either side of the middle
     radius = random.uniform(most / 2, most)
     angles = random.uniform(0, 2 * np.pi) + random.uniform(0.3, 0.6) * np.arange(length)
     around = radius * np.stack([np.cos(angles), np.sin(angles)], 1)  # y points down: clockwise

@@ -41,7 +41,8 @@ DOMAINS = [
         "film movie thriller comedy".split(),
         "acting plot music dialogue photography ending opening".split(),
         {
-            True: "gripping moving witty clever touching thrilling original superb tense funny".split(),
+            True: "gripping moving witty clever touching thrilling original superb tense "
+            "funny".split(),
             False: "dull predictable clumsy endless shallow confusing silly lifeless wooden "
             "tedious".split(),
         },
