@@ -237,7 +237,5 @@ def choices(frame: str, domain: Domain, good: bool, held_out: bool) -> list[str]
     """The good or bad words that may stand in a frame: the held-out fifth of them, or the rest."""
     words = [*GENERAL[good], *domain.words[good]]
     return [
-        word
-        for place, word in enumerate(words)
-        if ((place + NUMBERS[frame]) % 5 == 0) is held_out
+        word for place, word in enumerate(words) if ((place + NUMBERS[frame]) % 5 == 0) is held_out
     ]
