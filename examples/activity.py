@@ -59,8 +59,8 @@ def films(number: int, of: Samples, seed: int) -> Sequences:
 def read_sequences(path: Path) -> tuple[Sequences, list[str]]:
     """The user's own, and the names of their classes in order."""
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with path.open("rb") as file:
+            arrays = dict(np.load(file))
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         fail(f"cannot read {path} as an .npz file of numpy arrays: {error}")
     if missing := {"x", "y"} - set(arrays):
@@ -70,17 +70,13 @@ def read_sequences(path: Path) -> tuple[Sequences, list[str]]:
         fail(f"{path}: x must be numbers [N, T, C], got {x.dtype} {list(x.shape)}")
     if y.shape != x.shape[:1] or y.dtype.kind not in "buiUS":
         fail(f"{path}: y must be {len(x)} integers or strings, got {y.dtype} {list(y.shape)}")
-    lengths = arrays.get("lengths", np.full(len(x), x.shape[1]))
-    if lengths.shape != y.shape or lengths.dtype.kind not in "ui":
-        fail(
-            f"{path}: lengths must be {len(x)} integers, got {lengths.dtype} {list(lengths.shape)}"
-        )
-    if lengths.min() < 1 or lengths.max() > x.shape[1]:
-        fail(
-            f"{path}: lengths must be from 1 to {x.shape[1]}, got {lengths.min()}..{lengths.max()}"
-        )
-    there = np.arange(x.shape[1]) < lengths[:, None]
-    values = np.where(there[..., None], x, 0).astype(np.float32)
+    longest = x.shape[1]
+    lengths = arrays.get("lengths", np.full(len(x), longest))
+    integers = lengths.shape == y.shape and lengths.dtype.kind in "ui"
+    if not integers or lengths.min() < 1 or lengths.max() > longest:
+        fail(f"{path}: lengths must be {len(x)} integers from 1 to {longest}, got {lengths!s:.60}")
+    there = np.arange(longest)[:, None] < lengths[:, None, None]
+    values = np.where(there, x, 0).astype(np.float32)
     if not np.isfinite(values).all():
         fail(f"{path}: x has infinities or NaN within the lengths")
     names, classes = np.unique(y, return_inverse=True)
@@ -119,8 +115,7 @@ class Classifier(nn.Module):
         Returns:
             Logits [N, classes].
         """
-        _, last = self.encoder((x - self.mean) / self.scale, lengths)
-        return self.head(last)
+        return self.head(self.encoder((x - self.mean) / self.scale, lengths)[1])
 
 
 class Activity(Example):
@@ -141,7 +136,7 @@ class Activity(Example):
         if args.file:
             everything, self.classes = read_sequences(args.file)
             order = torch.randperm(len(everything.y), generator=torch.Generator().manual_seed(0))
-            test, training = order.split([len(order) // 5, len(order) - len(order) // 5])
+            test, training = order.tensor_split([len(order) // 5])
             self.training, self.test = everything.of(training), everything.of(test)
         else:
             self.classes = list(ACTIONS)
@@ -159,18 +154,15 @@ class Activity(Example):
         return Classifier(self.training, self.args.hidden, len(self.classes))
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
-        rows = torch.randint(len(self.training.y), (self.args.batch,))
-        batch = self.training.of(rows)
+        batch = self.training.of(torch.randint(len(self.training.y), (self.args.batch,)))
         logits = model(batch.x.to(self.device), batch.lengths)
         return F.cross_entropy(logits, batch.y.to(self.device))
 
     def predicted(self, model: nn.Module) -> Tensor:
         """The classes that the model gives the test sequences, int64 [N]."""
-        parts = [
-            model(part.x.to(self.device), part.lengths).argmax(1).cpu()
-            for part in map(self.test.of, torch.arange(len(self.test.y)).split(256))
-        ]
-        return torch.cat(parts)
+        parts = map(self.test.of, torch.arange(len(self.test.y)).split(256))
+        logits = [model(part.x.to(self.device), part.lengths) for part in parts]
+        return torch.cat(logits).argmax(1).cpu()
 
     def evaluate(self, model: nn.Module) -> tuple[float, float]:
         right = (self.predicted(model) == self.test.y).double().mean().item()
@@ -182,10 +174,9 @@ class Activity(Example):
         table = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)
         table.index_put_((self.test.y, predicted), torch.tensor(1), accumulate=True)
         for name, row, right in zip(self.classes, table, table.diagonal(), strict=True):
-            if row.any():
-                print(f"{name}: {int(right)} of {int(row.sum())} right")
+            print(f"{name}: {int(right)} of {int(row.sum())} right")
         self.draw(predicted, table, picture)
-        print(f"{picture} shows some sequences and the confusions")
+        print(f"{picture} shows what was taken for what")
 
     def draw(self, predicted: Tensor, table: Tensor, picture: Path) -> None:
         """A test sequence of each class (12 at most), and how often which was taken for which."""
@@ -206,7 +197,6 @@ class Activity(Example):
         """A film [T, C] as ten of its frames side by side; other channels as lines."""
         if self.args.file:
             axes.plot(x)
-            axes.set(xticks=[0, len(x) - 1])
             return
         frames = x[torch.linspace(0, len(x) - 1, 10).round().long()].view(-1, SCREEN, SCREEN)
         strip = F.pad(frames, (0, 1, 0, 0), value=1.0).transpose(0, 1).flatten(1)

@@ -104,7 +104,8 @@ class Captioning(Example):
         super().__init__(args, stored)
         if args.digits > 4:
             raise ValueError(f"a scene has at most 4 digits, got --digits {args.digits}")
-        if args.side % 8 or args.side < (least := 16 if args.digits == 1 else 32):
+        least = 16 if args.digits == 1 else 32
+        if args.side % 8 or args.side < least:
             raise ValueError(
                 f"--side must be a multiple of 8 and at least {least}, got {args.side}"
             )

@@ -87,8 +87,8 @@ class Translator(nn.Module):
 class Translation(Example):
     """Source words int64 [N, S] and their numbers [N] to target words [N, T]."""
 
-    steps, quick_steps = 2200, 250
-    sizes = {"words": (10_000, 10_000), "items": (6, 1), "hidden": (128, 64), "batch": (64, 64)}
+    steps, quick_steps = 2400, 250
+    sizes = {"words": (10_000, 10_000), "items": (5, 1), "hidden": (128, 64), "batch": (64, 64)}
     metric = "BLEU of held-out sentences"
     threshold, quick_threshold = 85, 35
     baseline = "copying the source"
