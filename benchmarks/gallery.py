@@ -11,6 +11,7 @@ import json
 import pkgutil
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -91,10 +92,10 @@ def companions(name: str, cls: type[Example], folder: Path) -> list[str]:
 
 
 @torch.no_grad()
-def judge(made: Trainer, seconds: float) -> dict[str, Any]:
+def judge(made: Trainer) -> dict[str, Any]:
     made.model.eval()
     torch.manual_seed(0)
-    report = training.judge(made, seconds)
+    report = training.judge(made)
     return {"value": report.value, "baseline": report.baseline, "reached": report.reached}
 
 
@@ -103,14 +104,12 @@ def measure(name: str, cls: type[Example]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         others = companions(name, cls, Path(folder))
         trainers = {
-            package: trainer(cls, [*others, "--impl", impl])
+            package: trainer(cls, [*others, "--impl", impl, "--checkpoint", f"{folder}/it"])
             for package, impl in IMPLEMENTATIONS.items()
         }
         seconds = train_in_turns(trainers)
         row: dict[str, Any] = {"example": name, "steps": trainers[OURS].step}
-        row["results"] = {
-            package: judge(made, sum(seconds[package])) for package, made in trainers.items()
-        }
+        row["results"] = {package: judge(made) for package, made in trainers.items()}
         picture = PAGE.parent / "gallery" / f"{name}.png"
         picture.parent.mkdir(exist_ok=True)
         with torch.no_grad():
@@ -128,10 +127,10 @@ def page(content: dict[str, Any]) -> str:
     lines = [header, "|---|---|---|---|---|"]
     for row in rows:
         ms = {package: timing.median(each) for package, each in row["ms_of_blocks"].items()}
-        minutes = row["steps"] * ms[OURS] / 1e3
+        seconds = row["steps"] * fmean(row["ms_of_blocks"][OURS]) / 1e3
         lines.append(
             f"| [{title(row)}](#{row['example']}) | {ms[BASELINE]:.3g} ms | {ms[OURS]:.3g} ms "
-            f"| {row['ratio']:.2f} | {minutes:.0f} s |"
+            f"| {row['ratio']:.2f} | {seconds:.0f} s |"
         )
     cpu = {"cpu": content["cpu"], "cores": content["cores"], "threads": content["threads"]}
     notes = NOTES.format(**cpu, torch=content["versions"]["torch.nn"], blocks=BLOCKS)
@@ -150,10 +149,11 @@ def section(row: dict[str, Any]) -> str:
     paragraphs = doc.split("\n\n")
     commands = "\n".join(line[4:] for line in paragraphs[1].splitlines())
     text = "\n\n".join([paragraphs[0], f"```\n{commands}\n```", *paragraphs[2:]])
+    metric = cls.metric[0].upper() + cls.metric[1:]
     found = {package: f"{row['results'][package]['value']:.3g}" for package in IMPLEMENTATIONS}
     baseline = row["results"][OURS]["baseline"]
     reached = (
-        f"{cls.metric.capitalize()}: **{found[OURS]}{cls.unit}** with rnnkern, {found[BASELINE]}"
+        f"{metric}: **{found[OURS]}{cls.unit}** with rnnkern, {found[BASELINE]}"
         f"{cls.unit} with torch.nn; the threshold is {cls.threshold:g}, and {cls.baseline} gives "
         f"{baseline:.3g}."
     )
@@ -165,14 +165,17 @@ def section(row: dict[str, Any]) -> str:
 def main() -> None:
     """Measure the examples named, or all; keep the other rows; write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery")
-    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of examples/")
-    names = parser.parse_args().only
+    known = list(examples_of([]))
+    parser.add_argument("--only", nargs="*", default=[], choices=known, help="of examples/")
+    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    args = parser.parse_args()
     facts = machine.facts(contenders())
     path = machine.results_path(facts["cpu"], f"{facts['threads']}threads", "gallery")
     rows = {}
     if path.exists():
         rows = {row["example"]: row for row in json.loads(path.read_text())["gallery"]}
-    for name, cls in examples_of(names).items():
+    chosen = {} if args.page else examples_of(args.only)
+    for name, cls in chosen.items():
         rows[name] = measure(name, cls)
         print(f"{name}: {rows[name]['ratio']:.2f} times as fast", flush=True)
         save_rows("gallery", [rows[key] for key in sorted(rows)], contenders())

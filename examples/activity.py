@@ -13,7 +13,9 @@ that say of which class each sequence is, and, if sequences are of unequal lengt
 from 1 to T. A fifth of the sequences, drawn at random, is not trained on.
 """
 
+import tokenize
 import zipfile
+import zlib
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,8 @@ from rnnkern.models import Encoder
 from rnnkern.models.training import Example, fail, main
 
 TEST_FILMS = 660
+DAMAGED = (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What numpy lets through of a damaged file."""
 
 
 class Sequences(NamedTuple):
@@ -61,14 +65,14 @@ def read_sequences(path: Path) -> tuple[Sequences, list[str]]:
     try:
         with path.open("rb") as file:
             arrays = dict(np.load(file))
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, *DAMAGED) as error:
         fail(f"cannot read {path} as an .npz file of numpy arrays: {error}")
     if missing := {"x", "y"} - set(arrays):
         fail(f"{path} has no array {' and '.join(sorted(missing))}, only {sorted(arrays)}")
     x, y = arrays["x"], arrays["y"]
     if x.ndim != 3 or 0 in x.shape or x.dtype.kind not in "buif":
         fail(f"{path}: x must be numbers [N, T, C], got {x.dtype} {list(x.shape)}")
-    if y.shape != x.shape[:1] or y.dtype.kind not in "buiUS":
+    if y.shape != x.shape[:1] or y.dtype.kind not in "buiU":
         fail(f"{path}: y must be {len(x)} integers or strings, got {y.dtype} {list(y.shape)}")
     longest = x.shape[1]
     lengths = arrays.get("lengths", np.full(len(x), longest))
@@ -144,8 +148,8 @@ class Activity(Example):
             self.training = films(args.films, of_training, seed=0)
             self.test = films(TEST_FILMS, of_test, seed=1)
 
-    def own_data(self) -> bool:
-        return self.args.file is not None
+    def own_data(self) -> list[Path]:
+        return [self.args.file] if self.args.file else []
 
     def facts(self) -> dict[str, Any]:
         return {"classes": self.classes, "channels": self.training.x.size(2)}
@@ -196,17 +200,18 @@ class Activity(Example):
     def draw_sequence(self, axes: Axes, x: Tensor) -> None:
         """A film [T, C] as ten of its frames side by side; other channels as lines."""
         if self.args.file:
-            axes.plot(x)
+            axes.plot(x.numpy())
             return
         frames = x[torch.linspace(0, len(x) - 1, 10).round().long()].view(-1, SCREEN, SCREEN)
         strip = F.pad(frames, (0, 1, 0, 0), value=1.0).transpose(0, 1).flatten(1)
-        axes.imshow(strip, cmap="gray", vmin=0, vmax=1)
+        axes.imshow(strip.numpy(), cmap="gray", vmin=0, vmax=1)
         axes.axis("off")
 
 
 def draw_table(axes: Axes, table: Tensor, classes: list[str]) -> None:
     """Counts [true, said] in colours of their share of a row."""
-    axes.imshow(table / table.sum(1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
+    shares = table / table.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(table.numpy()):
         if count and len(classes) <= 20:
             color = "white" if 2 * count > table[row].sum() else "black"

@@ -39,11 +39,15 @@ LESSON = 250
 def own_image(path: Path, side: int) -> Tensor:
     """A picture of digits, dark on light or light on dark, as scenes are: [side, side]."""
     try:
-        image = np.asarray(imread(path), dtype=np.float32)
+        image = np.asarray(imread(path))
     except (OSError, ValueError, SyntaxError) as error:
         fail(f"cannot read the image {path}: {error}")
+    if image.dtype.kind == "u":
+        image = image / np.float32(255)
     if image.ndim == 3:
-        image = image[..., : 1 if image.shape[2] < 3 else 3].mean(2)
+        channels = image.shape[2]
+        paper_shows = image[..., -1] if channels in (2, 4) else np.float32(1)  # transparency
+        image = image[..., : 1 if channels < 3 else 3].mean(2) * paper_shows + 1 - paper_shows
     paper = np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
     ink = torch.from_numpy(abs(image - paper))
     if ink.max() == 0:
@@ -169,7 +173,7 @@ def draw_scenes(
     for axes, image, ours, truth in zip(
         figure.subplots(3, 4).flat, images, said, truths, strict=False
     ):
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         text = fill(written(ours), 32)
         if ours != truth:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rnnkern
-from rnnkern.models import Decoder, Vocabulary, generate
+from rnnkern.models import Decoder, State, Vocabulary, generate
 from rnnkern.models.language import LanguageModel
+from rnnkern.models.search import StepFunction
 from rnnkern.models.training import fail, main, natural_int, positive_float, read_text
 
 
@@ -57,11 +58,11 @@ class CharLM(LanguageModel):
             fail(f"the text has characters the checkpoint does not know: {unknown[:8]}")
         self.use(torch.tensor(self.vocabulary.encode(text)))
 
-    def own_data(self) -> bool:
-        return self.args.text is not None
+    def own_data(self) -> list[Path]:
+        return [self.args.text] if self.args.text else []
 
     def facts(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary.words[len(Vocabulary.RESERVED) :]}
+        return {"vocabulary": self.vocabulary.own}
 
     def build(self) -> nn.Module:
         hidden, layers = self.args.hidden, self.args.layers
@@ -76,8 +77,19 @@ class CharLM(LanguageModel):
         if self.args.sample > 0:
             first = torch.tensor([len(Vocabulary.RESERVED)], device=self.device)
             n, temperature = self.args.sample, self.args.temperature
-            tokens = generate(model, None, first, n, temperature=temperature)
+            tokens = generate(of_characters(model), None, first, n, temperature=temperature)
             print("".join(self.vocabulary.decode(tokens[0].tolist())))
+
+
+def of_characters(model: nn.Module) -> StepFunction:
+    """The model, but that what is no character has the probability 0."""
+
+    def step(tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
+        logits, state = model(tokens, state)
+        logits[..., : len(Vocabulary.RESERVED)] = float("-inf")
+        return logits, state
+
+    return step
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ those of the test are none of the training's. The picture shows which sentences 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ import rnnkern
 from examples.data import stories
 from examples.data.stories import KINDS, Item
 from rnnkern.models import Encoder, GeneralAttention, Vocabulary, pad, sentences
-from rnnkern.models.training import Example, fail, main, read_text
+from rnnkern.models.training import Example, accuracy, fail, main, read_text
 
 HOPS = 3
 
@@ -99,6 +98,8 @@ class Reading(Example):
         self.training = [item for item in items if str(item.story) not in known]
         words = [[item.answer, *sum(item.story, item.question)] for item in self.training]
         self.vocabulary = Vocabulary.build(words)
+        if len({item.kind for item in self.training}) < len(KINDS):
+            fail(f"--stories {args.stories} are too few to have all kinds of questions")
         self.own = self.own_item() if args.story else None
 
     def own_item(self) -> Item:
@@ -106,11 +107,14 @@ class Reading(Example):
         story = list(sentences(read_text(self.args.story)))
         question = [word for words in sentences(self.args.question) for word in words]
         if unknown := [word for word in sum(story, question) if word not in self.vocabulary]:
-            known = ", ".join(sorted(self.vocabulary.words[len(Vocabulary.RESERVED) :]))
+            known = ", ".join(sorted(self.vocabulary.own))
             fail(f"the words {unknown[:8]} are not among those of the examples: {known}")
         if not question:
             fail("--question is empty")
         return Item(story, question, 0, "")
+
+    def facts(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary.own}
 
     def batch(self, items: list[Item]) -> tuple[Tensor, ...]:
         """What the model takes, for these items."""
@@ -144,11 +148,11 @@ class Reading(Example):
         found = self.answers(model, self.held_out)
         pairs = list(zip(self.held_out, found, strict=True))
         for kind, name in enumerate(KINDS):
-            right = [answer == item.answer for item, answer in pairs if item.kind == kind]
-            print(f"{name}: {100 * fmean(right):.1f} % right")
-        right = [answer == item.answer for item, answer in pairs]
-        guessed = [common[item.kind] == item.answer for item in self.held_out]
-        return 100 * fmean(right), 100 * fmean(guessed)
+            right = accuracy(answer == item.answer for item, answer in pairs if item.kind == kind)
+            print(f"{name}: {100 * right:.1f} % right")
+        right = accuracy(answer == item.answer for item, answer in pairs)
+        guessed = accuracy(common[item.kind] == item.answer for item in self.held_out)
+        return 100 * right, 100 * guessed
 
     def show(self, model: nn.Module, picture: Path) -> None:
         items = [next(i for i in self.held_out if i.kind == kind) for kind in range(len(KINDS))]
@@ -172,7 +176,8 @@ def draw(items: list[Item], answers: list[str], weights: Tensor, picture: Path) 
     heights = [len(item.story) + 1 for item in items]
     axes = figure.subplots(len(items), squeeze=False, height_ratios=heights)[:, 0]
     for ax, item, answer, looks in zip(axes, items, answers, weights, strict=True):
-        ax.imshow(looks[:, : len(item.story)].T, aspect="auto", cmap="Blues", vmin=0, vmax=1)
+        shares = looks[:, : len(item.story)].T.numpy()
+        ax.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1)
         ax.set_xticks(range(HOPS), [f"look {hop + 1}" for hop in range(HOPS)], fontsize=8)
         ax.set_yticks(range(len(item.story)), [" ".join(words) for words in item.story], fontsize=8)
         right = "" if item.answer in ("", answer) else f" (in truth {item.answer})"

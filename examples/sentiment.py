@@ -15,7 +15,6 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from pathlib import Path
 from random import Random
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from torch.nn import functional as F
 import rnnkern
 from examples.data.sentiment import opinions
 from rnnkern.models import Encoder, Vocabulary, pad, sentences
-from rnnkern.models.training import Example, fail, main, positive_int, read_table, split
+from rnnkern.models.training import Example, accuracy, fail, main, positive_int, read_table, split
 
 SHOWN = [
     "the acting was dull , but the ending was not dull at all .",
@@ -53,6 +52,8 @@ class Classifier(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         memory, last = self.encoder(tokens, lengths)
+        beyond = torch.arange(tokens.size(1)) >= lengths[:, None]
+        memory = memory.masked_fill(beyond[..., None].to(memory.device), float("-inf"))
         return self.head(self.dropout(torch.cat([last, memory.amax(1)], -1)))
 
 
@@ -82,8 +83,8 @@ class Sentiment(Example):
             self.training = composed(args.sentences, False, Random(1))
             self.held_out = composed(2000, True, Random(2))
         self.shown = [words_of(text) for text in args.sentence or ([] if args.file else SHOWN)]
-        longest = max(len(words) for _, words in [*self.training, *self.held_out])
-        if max([longest, *map(len, self.shown)]) > args.max_length:
+        texts = [words for _, words in self.training + self.held_out]
+        if (longest := max(map(len, texts + self.shown))) > args.max_length:
             fail(f"a sentence has {longest} words, more than --max-length {args.max_length}")
         self.labels = sorted({label for label, _ in self.training})
         if len(self.labels) < 2:
@@ -92,12 +93,11 @@ class Sentiment(Example):
         words = (words for _, words in self.training)
         self.vocabulary = Vocabulary(stored_words) if stored_words else Vocabulary.build(words)
 
-    def own_data(self) -> bool:
-        return self.args.file is not None
+    def own_data(self) -> list[Path]:
+        return [self.args.file] if self.args.file else []
 
     def facts(self) -> dict[str, Any]:
-        words = self.vocabulary.words[len(Vocabulary.RESERVED) :]
-        return {"labels": self.labels, "vocabulary": words}
+        return {"labels": self.labels, "vocabulary": self.vocabulary.own}
 
     def build(self) -> nn.Module:
         return Classifier(len(self.vocabulary), self.args.hidden, len(self.labels))
@@ -120,11 +120,13 @@ class Sentiment(Example):
     def evaluate(self, model: nn.Module) -> tuple[float, float]:
         labels, texts = zip(*self.held_out, strict=True)
         told = self.probabilities(model, list(texts)).argmax(1)
-        right = [self.labels[place] == label for place, label in zip(told, labels, strict=True)]
+        right = accuracy(
+            self.labels[place] == label for place, label in zip(told, labels, strict=True)
+        )
         common, _ = Counter(label for label, _ in self.training).most_common(1)[0]
-        guessed = fmean(label == common for label in labels)
+        guessed = accuracy(label == common for label in labels)
         print(f"always {common}: {100 * guessed:.1f} % right")
-        return 100 * fmean(right), 100 * self.bag_of_words()
+        return 100 * right, 100 * self.bag_of_words()
 
     def bag_of_words(self) -> float:
         """The share that a linear model of the numbers of words judges rightly."""

@@ -79,8 +79,10 @@ class Tagging(Example):
 
     def __init__(self, args: Namespace, stored: dict[str, Any]) -> None:
         super().__init__(args, stored)
+        if args.modules < 2:
+            fail(f"--modules must be at least 2, got {args.modules}")
         folder = args.files or Path(sysconfig.get_paths()["stdlib"])
-        paths = sorted(folder.rglob("*.py") if args.files else folder.glob("*.py"))
+        paths = self.paths = sorted(folder.rglob("*.py") if args.files else folder.glob("*.py"))
         random.Random(0).shuffle(paths)
         files = sources(paths, args.modules)
         if len(files) < 2:
@@ -91,9 +93,10 @@ class Tagging(Example):
         texts = [file.text for file in training]
         self.vocabulary = Vocabulary(words) if words else Vocabulary.build(texts)
         gap = torch.full((args.chunk,), Vocabulary.PAD)  # so long that no chunk has two files
+        unknown = torch.full((args.chunk,), -100)
         numbers = [part for text in texts for part in (gap, self.numbers(text))]
-        truth = [part for file in training for part in (gap - 100, torch.tensor(file.kinds))]
-        self.x, self.truth = torch.cat([*numbers, gap]), torch.cat([*truth, gap - 100])
+        truth = [part for file in training for part in (unknown, torch.tensor(file.kinds))]
+        self.x, self.truth = torch.cat([*numbers, gap]), torch.cat([*truth, unknown])
         try:
             self.shown = read_source(args.highlight) if args.highlight else self.held_out[0]
         except (OSError, ValueError) as error:
@@ -103,11 +106,11 @@ class Tagging(Example):
         """Of characters, int64 [M]."""
         return torch.tensor(self.vocabulary.encode(text))
 
-    def own_data(self) -> bool:
-        return self.args.files is not None
+    def own_data(self) -> list[Path]:
+        return self.paths if self.args.files else []
 
     def facts(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary.words[len(Vocabulary.RESERVED) :]}
+        return {"vocabulary": self.vocabulary.own}
 
     def build(self) -> nn.Module:
         return Tagger(len(self.vocabulary), self.args.hidden, self.args.layers)
@@ -117,7 +120,8 @@ class Tagging(Example):
         chunks = starts + torch.arange(self.args.chunk)
         logits = model(self.x[chunks].to(self.device))
         truth = self.truth[chunks].to(self.device)
-        return F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=-100)
+        loss = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="sum")
+        return loss / (truth >= 0).sum().clamp(min=1)  # chunks may lie between two files
 
     def tell(self, model: nn.Module, text: str) -> Tensor:
         """The likeliest kinds, int64 [M]: of each chunk, read with half a chunk on both sides."""

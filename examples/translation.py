@@ -124,14 +124,16 @@ class Translation(Example):
         others = [vars(args) | to_load | {"checkpoint": path} for path in args.compare]
         self.others: list[Any] = [trainer_for(Translation, Namespace(**each)) for each in others]
 
-    def own_data(self) -> bool:
-        """Nor is a threshold for the model that shows why attention is needed."""
-        return self.args.pairs is not None or self.args.attention == "none"
+    def own_data(self) -> list[Path]:
+        return [self.args.pairs] if self.args.pairs else []
+
+    def is_judged(self) -> bool:
+        """There is no threshold for the model that shows why attention is needed."""
+        return self.args.attention != "none"
 
     def facts(self) -> dict[str, Any]:
-        reserved = len(Vocabulary.RESERVED)
-        source, target = self.source.words[reserved:], self.target.words[reserved:]
-        return {"attention": self.args.attention, "source": source, "target": target}
+        words = {"source": self.source.own, "target": self.target.own}
+        return {"attention": self.args.attention, **words}
 
     def build(self) -> nn.Module:
         words = len(self.source), len(self.target)

@@ -95,6 +95,8 @@ class WordLM(LanguageModel):
 
     def __init__(self, args: Namespace, stored: dict[str, Any]) -> None:
         super().__init__(args, stored)
+        if args.resume and args.vectors:
+            fail("--vectors are to begin with, and --resume goes on: use one of them")
         text = read_text(args.text) if args.text else stdlib_text()
         found = list(sentences(text))
         words = stored.get("vocabulary")
@@ -102,11 +104,11 @@ class WordLM(LanguageModel):
         ends = [[*self.vocabulary.encode(words), Vocabulary.EOS] for words in found]
         self.use(torch.tensor([number for sentence in ends for number in sentence]))
 
-    def own_data(self) -> bool:
-        return self.args.text is not None
+    def own_data(self) -> list[Path]:
+        return [self.args.text] if self.args.text else []
 
     def facts(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary.words[len(Vocabulary.RESERVED) :]}
+        return {"vocabulary": self.vocabulary.own}
 
     def build(self) -> nn.Module:
         hidden, layers = self.args.hidden, self.args.layers

@@ -81,9 +81,10 @@ class WordVectors(Example):
         self.sentence = torch.arange(len(known)).repeat_interleave(lengths)
         frequencies = torch.bincount(self.tokens, minlength=len(self.vocabulary))
         self.noise = frequencies**0.75
-        self.words = self.vocabulary.words[len(Vocabulary.RESERVED) :]
+        self.words = self.vocabulary.own
         self.analogies, self.tables = self.relations(args)
-        if unknown := [word for word in args.near or [] if word not in self.vocabulary]:
+        self.near = [word.lower() for word in args.near or []]
+        if unknown := [word for word in self.near if word not in self.vocabulary]:
             fail(f"--near: the text does not have, or not often enough, {', '.join(unknown)}")
 
     def number(self, word: str) -> int:
@@ -94,7 +95,8 @@ class WordVectors(Example):
         """Analogies of known words, int64 [M, 4], and tables of rows of related words to draw."""
         analogies: list[tuple[str, ...]]
         if args.analogies:
-            analogies = [tuple(row) for row in read_table(args.analogies, 4)]
+            given = read_table(args.analogies, 4)
+            analogies = [tuple(word.lower() for word in row) for row in given]
             tables = [sorted({pair for row in analogies for pair in (row[:2], row[2:])})]
         else:
             analogies = list(grammar.analogies())
@@ -112,8 +114,12 @@ class WordVectors(Example):
             [(word,) for word in self.words[:30]]
         ]
 
-    def own_data(self) -> bool:
-        return bool(self.args.text or self.args.analogies)
+    def own_data(self) -> list[Path]:
+        return [self.args.text] if self.args.text else []
+
+    def is_judged(self) -> bool:
+        """No threshold is known for other analogies."""
+        return not self.args.analogies
 
     def facts(self) -> dict[str, Any]:
         return {"vocabulary": self.words}
@@ -129,10 +135,10 @@ class WordVectors(Example):
         here = torch.randint(len(self.tokens), (batch,))
         there = here + torch.where(torch.rand(batch) < 0.5, distance, -distance)
         there = there.clamp(0, len(self.tokens) - 1)
+        noise = torch.multinomial(self.noise, batch * self.args.noise, replacement=True)
         near = (self.sentence[here] == self.sentence[there]) & (here != there)
-        here, there = here[near], there[near]
-        noise = torch.multinomial(self.noise, len(here) * self.args.noise, replacement=True)
-        others = torch.cat([self.tokens[there, None], noise.view(len(here), -1)], 1)
+        here, there, noise = here[near], there[near], noise.view(batch, -1)[near]
+        others = torch.cat([self.tokens[there, None], noise], 1)
         logits = model(self.tokens[here].to(self.device), others.to(self.device))
         truth = torch.zeros_like(logits)
         truth[:, 0] = 1
@@ -164,7 +170,7 @@ class WordVectors(Example):
         file = self.args.checkpoint.with_name(f"{self.args.checkpoint.stem}-vectors.safetensors")
         save_file({"vectors": vectors.contiguous()}, file, {"words": json.dumps(self.words)})
         print(f"{file} holds {len(vectors)} vectors of size {vectors.size(1)}")
-        for word in self.args.near or self.words[:: len(self.words) // 5 + 1]:
+        for word in self.near or self.words[:: len(self.words) // 5 + 1]:
             likeness, nearest = (vectors @ vectors[self.number(word)]).topk(min(6, len(vectors)))
             near = zip(nearest.tolist(), likeness.tolist(), strict=True)
             others = [f"{self.words[n]} {cosine:.2f}" for n, cosine in near][1:]

@@ -189,7 +189,7 @@ def test_other_checkpoints_are_compared(made, tmp_path):
 @pytest.mark.parametrize(
     ("words", "rows", "message"),
     [
-        ([], [("one column",)], "expected 2 columns .* row 1"),
+        ([], [("one column",)], "line 1: expected 2 columns"),
         ([], [], "is empty"),
         ([], PAIRS[:1] * 9, "something else to hold out"),
         ([], [("un", "one")] * 3 + [("deux", "two")], "at least 2 words"),

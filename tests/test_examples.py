@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-for module in ("tqdm", "safetensors", "babel", "num2words", "sacrebleu", "sklearn"):
+for module in ("tqdm", "safetensors", "matplotlib", "babel", "num2words", "sacrebleu", "sklearn"):
     pytest.importorskip(module, reason="the examples need requirements-examples.txt")
 
 from safetensors.torch import load_file  # noqa: E402
@@ -74,7 +74,7 @@ def test_resumed_training_is_uninterrupted_training(name, tmp_path):
 @pytest.mark.parametrize("name", MODULES)
 def test_an_example_is_short(name):
     lines = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 220
+    assert len(lines) <= 225
 
 
 def test_the_command_of_the_documentation(tmp_path):
@@ -160,8 +160,29 @@ def test_a_signal_saves_after_the_step_and_ends(run, number, monkeypatch, capsys
 
 
 def test_what_is_not_given_is_the_checkpoints(run):
-    run("--steps", "3")
-    run("--resume", "--steps", "0", sizes=["--hidden", "24"])
+    """Sizes, the learning rate and the seed."""
+    run("--steps", "3", "--seed", "5", checkpoint="whole.safetensors")
+    run("--steps", "2", "--seed", "5")
+    run("--resume", "--steps", "1", sizes=["--hidden", "24"])
+    whole, parts = load_file("whole.safetensors"), load_file("model.safetensors")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_evaluation_is_without_dropout_and_gradients(run, monkeypatch):
+    def evaluate(example, model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        return 1.0, 2.0
+
+    monkeypatch.setattr(char_lm.CharLM, "evaluate", evaluate)
+    monkeypatch.setattr(char_lm.CharLM, "show", lambda self, model, picture: evaluate(self, model))
+    run("--steps", "1")
+
+
+def test_a_sample_has_only_characters(run):
+    """Though the model was not trained."""
+    out = run("--steps", "0", "--sample", "500")
+    assert len(out.partition("characters)\n")[2]) == 501
 
 
 def test_sample_depends_on_the_seed_alone(run):
@@ -173,10 +194,12 @@ def test_sample_depends_on_the_seed_alone(run):
 
 
 def test_a_loss_that_is_no_number_ends_training(run, monkeypatch):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     loss = char_lm.CharLM.loss
     monkeypatch.setattr(char_lm.CharLM, "loss", lambda *args: loss(*args) * torch.nan)
     with pytest.raises(SystemExit, match=r"^error: the loss is nan at step 1; .*smaller --lr"):
         run("--steps", "50")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.parametrize(
@@ -184,7 +207,10 @@ def test_a_loss_that_is_no_number_ends_training(run, monkeypatch):
     [(1e9, False, True), (0, False, False), (0, True, True), (1e9, True, False)],
 )
 def test_the_threshold_decides_the_status(run, monkeypatch, capsys, threshold, larger, reached):
-    monkeypatch.setattr(char_lm.CharLM, "own_data", lambda self: False)
+    monkeypatch.setattr(char_lm.CharLM, "own_data", lambda self: [])
+    sizes = {"hidden": 24, "layers": 2, "batch": 4, "chunk": 16}
+    both = {name: (size, size) for name, size in sizes.items()}
+    monkeypatch.setattr(char_lm.CharLM, "sizes", both)
     monkeypatch.setattr(char_lm.CharLM, "threshold", threshold)
     monkeypatch.setattr(char_lm.CharLM, "larger_is_better", larger)
     run("--steps", "1")  # not judged: fewer steps than the default
@@ -222,6 +248,11 @@ def with_another_alphabet(path):
     return ["--resume"]
 
 
+def with_other_data(path):
+    path.with_name("text.txt").write_text("the lazy dog jumps over the quick brown fox. " * 100)
+    return ["--resume"]
+
+
 def with_one_character(path):
     path.with_name("text.txt").write_text("a" * 1000)
     return ["--checkpoint", "other.safetensors"]
@@ -235,6 +266,7 @@ def with_one_character(path):
         (of_another_size, "another model: hidden is 24 there and 25 here"),
         (of_another_example, "not a checkpoint of char_lm"),
         (with_another_alphabet, "does not know"),
+        (with_other_data, "trained on other data"),
         (with_one_character, "at least 2 words"),
         (lambda path: ["--checkpoint", "other.safetensors", "--resume"], "cannot read"),
         (lambda path: ["--checkpoint", "missing/model.safetensors"], "not a directory"),
@@ -262,6 +294,8 @@ def test_mistakes_end_with_a_sentence(run, prepare, message):
         ["--temperature", "0"],
         ["--lr", "nan"],
         ["--device", "abacus"],
+        ["--device", "meta"],
+        ["--seed", "99999999999999999999"],
         ["--impl", "keras"],
     ],
     ids=str,

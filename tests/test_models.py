@@ -134,6 +134,20 @@ def test_tied_weights_are_one_parameter():
         Decoder(nn.Embedding(V, E), rnnkern.GRU(E, H, batch_first=True), tied=True)
 
 
+@pytest.mark.parametrize(
+    "rnn",
+    [
+        rnnkern.GRU(E, H),
+        rnnkern.GRU(E, H, batch_first=True, bidirectional=True),
+        rnnkern.RNN(E, H, batch_first=True),
+    ],
+    ids=str,
+)
+def test_layers_that_a_decoder_cannot_use(rnn):
+    with pytest.raises(ValueError, match=r"unidirectional LSTM or GRU with batch_first=True, got "):
+        Decoder(nn.Embedding(V, E), rnn)
+
+
 FIRST = torch.full((3,), Vocabulary.BOS)
 
 

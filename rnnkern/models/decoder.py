@@ -28,7 +28,7 @@ class Decoder(nn.Module):
         dropout: the share of embeddings and outputs that is set to 0 in training.
 
     Raises:
-        ValueError: tied, but H is not E.
+        ValueError: tied, but H is not E; the layer is none that can be used here.
     """
 
     def __init__(
@@ -41,6 +41,10 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if rnn.mode not in ("LSTM", "GRU") or rnn.bidirectional or not rnn.batch_first:
+            raise ValueError(
+                f"rnn must be a unidirectional LSTM or GRU with batch_first=True, got {rnn}"
+            )
         if tied and rnn.hidden_size != embed.embedding_dim:
             raise ValueError(
                 f"tied weights need hidden_size = embedding_dim, got {rnn.hidden_size} and "

@@ -115,7 +115,7 @@ def log_probability(
         decoder: tokens [N, T - 1] and a state to logits [N, T - 1, V] and the next state.
         state: before the first token.
         tokens: int64 [N, T]; the first of a row is given, commonly BOS.
-        lengths: int64 [N], each from 1 to T.
+        lengths: int64 [N], each from 1 to T, on the device of tokens.
     """
     logits, _ = decoder(tokens[:, :-1], state)
     logs = logits.log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import hashlib
 import json
 import math
 import os
 import signal
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -91,15 +91,22 @@ class Example(ABC):
     @classmethod
     def name(cls) -> str:
         """What its files are called."""
-        return sys.modules[cls.__module__].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
+        spec = sys.modules[cls.__module__].__spec__
+        if spec is None:
+            fail("run it from the checkout's folder as python -m examples.NAME")
+        return spec.name.rpartition(".")[2]
 
     @classmethod  # noqa: B027
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Options besides those that all examples have."""
 
-    def own_data(self) -> bool:
-        """Whether the user brought the data, for which no threshold is known."""
-        return False
+    def own_data(self) -> list[Path]:
+        """The files that the user brought to train on, for which no threshold is known."""
+        return []
+
+    def is_judged(self) -> bool:
+        """Whether the threshold holds for the default data with these options."""
+        return True
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with besides `sizes`, and needs to be used: JSON values."""
@@ -121,21 +128,22 @@ class Example(ABC):
         """The metric on data not trained on, and that of the baseline. Without gradients."""
 
     def show(self, model: nn.Module, picture: Path) -> None:  # noqa: B027
-        """Print what the model can do, and draw it. Without gradients."""
+        """Print what the model can do, and draw it, after `evaluate`. Without gradients."""
 
 
 class Trainer:
     """A model, its optimizer and the number of steps done."""
 
-    def __init__(self, example: Example, impl: str, lr: float, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.example, self.seed, self.step = example, seed, 0
+    def __init__(self, example: Example) -> None:
+        args = example.args
+        torch.manual_seed(args.seed)
+        self.example, self.seed, self.step = example, args.seed, 0
         self.model = example.build()
-        if impl == "torch":
+        if args.impl == "torch":
             replace_by_torch_(self.model)
         self.model.to(example.device)
         self.wrapped = self.model if WORLD == 1 else nn.parallel.DistributedDataParallel(self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=lr)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.lr)
 
     def advance(self) -> float:
         """One step; its loss."""
@@ -156,6 +164,19 @@ class Trainer:
             number: signal.signal(number, lambda number, frame: caught.append(number))
             for number in (signal.SIGINT, signal.SIGTERM)
         }
+        try:
+            self._advance(steps, path, caught)
+            self.save(path)
+        finally:
+            for which, handler in handlers.items():
+                signal.signal(which, handler)
+        if RANK == 0:
+            print(f"{path} holds step {self.step}", file=sys.stderr)
+        if number := max(from_all(max(caught))):
+            sys.exit(128 + number)
+
+    def _advance(self, steps: int, path: Path, caught: list[int]) -> None:
+        """So many steps, or fewer when a process has caught a signal."""
         with tqdm(range(steps), unit="step", disable=RANK > 0) as bar:
             for _ in bar:
                 losses, signals = zip(*from_all((self.advance(), max(caught))), strict=True)
@@ -167,13 +188,6 @@ class Trainer:
                     break
                 if self.step % SAVE_EVERY == 0:
                     self.save(path)
-        self.save(path)
-        for which, handler in handlers.items():
-            signal.signal(which, handler)
-        if RANK == 0:
-            print(f"{path} holds step {self.step}", file=sys.stderr)
-        if number := max(from_all(max(caught))):
-            sys.exit(128 + number)
 
     def save(self, path: Path) -> None:
         """Write all that a later run needs to go on as if it had never stopped, or nothing."""
@@ -184,7 +198,7 @@ class Trainer:
         for place, carried in enumerate(self.example.carried):
             tensors[f"carried.{place}"] = torch.cat(from_all(carried.cpu()))
         copies = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
-        about = {"step": self.step, "sizes": sizes_of(self.example), "facts": self.example.facts()}
+        about = {"step": self.step, **settings(self.example)}
         if RANK == 0:
             partial = path.with_name(path.name + ".partial")
             save_file(copies, partial, {"example": self.example.name(), "about": json.dumps(about)})
@@ -211,8 +225,10 @@ class Checkpoint:
 
     path: Path
     step: int
-    sizes: dict[str, int]
+    options: dict[str, Any]
+    """The seed, the learning rate and the sizes."""
     facts: dict[str, Any]
+    data: str
     tensors: dict[str, Tensor]
 
     @classmethod
@@ -228,8 +244,10 @@ class Checkpoint:
         return cls(path=path, tensors=tensors, **json.loads(metadata["about"]))
 
     def check(self, example: Example) -> None:
-        """Ends the program unless the example's model is the one in this file."""
-        here, there = sizes_of(example) | example.facts(), self.sizes | self.facts
+        """Ends the program unless the example's model and data are those of this file."""
+        if self.data != digest(example.own_data()):
+            fail(f"the model in {self.path} was trained on other data")
+        here, there = sizes_of(example) | example.facts(), self.options | self.facts
         for name in here:
             if here[name] != there.get(name):
                 fail(
@@ -241,6 +259,18 @@ class Checkpoint:
 def sizes_of(example: Example) -> dict[str, int]:
     """The sizes that the example was made with."""
     return {name: getattr(example.args, name) for name in example.sizes}
+
+
+def settings(example: Example) -> dict[str, Any]:
+    """What a checkpoint tells about the example it is of, besides the step."""
+    options = sizes_of(example) | {"seed": example.args.seed, "lr": example.args.lr}
+    return {"options": options, "facts": example.facts(), "data": digest(example.own_data())}
+
+
+def digest(files: list[Path]) -> str:
+    """A number for the contents of files."""
+    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()
 
 
 def brief(value: object) -> str:
@@ -255,9 +285,6 @@ class Report:
     value: float
     baseline: float
     reached: bool | None
-    steps: int
-    seconds: float
-    """Of training, checkpoints included."""
 
 
 def main(cls: type[Example], words: list[str] | None = None) -> Report:
@@ -278,16 +305,14 @@ def main(cls: type[Example], words: list[str] | None = None) -> Report:
         distributed.init_process_group()
         atexit.register(distributed.destroy_process_group)
     trainer = trainer_for(cls, args)
-    started = time.perf_counter()
     if args.steps > 0:
         trainer.train(args.steps, args.checkpoint)
-    seconds = time.perf_counter() - started
     if RANK > 0:
         sys.exit()
     with torch.no_grad():
         trainer.model.eval()
         torch.manual_seed(args.seed)
-        report = judge(trainer, seconds)
+        report = judge(trainer)
         torch.manual_seed(args.seed)
         trainer.example.show(trainer.model, args.checkpoint.with_suffix(".png"))
     if report.reached is False:
@@ -295,17 +320,19 @@ def main(cls: type[Example], words: list[str] | None = None) -> Report:
     return report
 
 
-def judge(trainer: Trainer, seconds: float) -> Report:
-    """Evaluate and print. A threshold holds for the default data, and the default steps or more."""
+def judge(trainer: Trainer) -> Report:
+    """Evaluate and print. A threshold holds for default data and sizes, and steps or more."""
     example, quick = trainer.example, trainer.example.args.quick
     value, baseline = example.evaluate(trainer.model)
     text, reached = f"{example.metric}: {value:.4g}{example.unit}", None
-    if trainer.step >= (example.quick_steps if quick else example.steps) and not example.own_data():
+    usual = sizes_of(example) == {name: both[quick] for name, both in example.sizes.items()}
+    enough = trainer.step >= (example.quick_steps if quick else example.steps)
+    if usual and enough and example.is_judged() and not example.own_data():
         threshold = example.quick_threshold if quick else example.threshold
         reached = value >= threshold if example.larger_is_better else value <= threshold
         text += f", {'reaching' if reached else 'NOT reaching'} {threshold:g}{example.unit}"
     print(f"{text} ({baseline:.4g}{example.unit} by {example.baseline})")
-    return Report(value, baseline, reached, trainer.example.args.steps, seconds)
+    return Report(value, baseline, reached)
 
 
 def parser_of(cls: type[Example]) -> argparse.ArgumentParser:
@@ -325,10 +352,10 @@ def parser_of(cls: type[Example]) -> argparse.ArgumentParser:
     path = Path(f"{cls.name()}.safetensors")
     add("--checkpoint", type=Path, metavar="FILE", default=path, help=f"default {path}")
     add("--resume", action="store_true", help="go on from the checkpoint")
-    add("--lr", type=positive_float, default=cls.lr, help=f"default {cls.lr}")
+    add("--lr", type=positive_float, metavar="LR", help=f"Adam's; default {cls.lr}")
     add("--impl", choices=IMPLEMENTATIONS, default="rnnkern", help="whose layers; default rnnkern")
     add("--device", default="cpu")
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, metavar="N", help="default 0")
     return parser
 
 
@@ -343,6 +370,13 @@ def natural_int(text: str) -> int:
     """For argparse: 0, 1, ..."""
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return number
+
+
+def seed(text: str) -> int:
+    """For argparse: what leaves room for the number of a step beside it."""
+    if not 0 <= (number := int(text)) < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**32 - 1}, got {text}")
     return number
 
 
@@ -366,7 +400,7 @@ def check_device(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if WORLD > 1 and args.device == "cuda":
         args.device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        torch.empty(0, device=args.device)
+        torch.zeros(1, device=args.device).item()  # which the device "meta" cannot tell
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
 
@@ -374,17 +408,18 @@ def check_device(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 def trainer_for(cls: type[Example], args: argparse.Namespace) -> Trainer:
     """The checkpoint's trainer with --resume, else a new one; fills in sizes and steps."""
     checkpoint = Checkpoint.read(args.checkpoint, cls) if args.resume else None
-    for name, defaults in cls.sizes.items():
+    defaults: dict[str, Any] = {"seed": 0, "lr": cls.lr}
+    defaults |= {name: both[args.quick] for name, both in cls.sizes.items()}
+    for name, default in (defaults | (checkpoint.options if checkpoint else {})).items():
         if getattr(args, name) is None:
-            stored = checkpoint.sizes.get(name) if checkpoint else None
-            setattr(args, name, stored or defaults[args.quick])
+            setattr(args, name, default)
     if args.steps is None:
         args.steps = cls.quick_steps if args.quick else cls.steps
     try:
         example = cls(args, checkpoint.facts if checkpoint else {})
     except ValueError as error:
         fail(str(error))
-    trainer = Trainer(example, args.impl, args.lr, args.seed)
+    trainer = Trainer(example)
     if checkpoint:
         checkpoint.check(example)
         trainer.restore(checkpoint)
@@ -394,8 +429,8 @@ def trainer_for(cls: type[Example], args: argparse.Namespace) -> Trainer:
 def read_text(path: Path) -> str:
     """A UTF-8 file that has something in it."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read {path}: {error}")
     if not text.strip():
         fail(f"{path} is empty")
@@ -404,15 +439,18 @@ def read_text(path: Path) -> str:
 
 def read_table(path: Path, columns: int) -> list[list[str]]:
     """The lines of a file of tab-separated columns; empty lines are left out."""
-    rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
-    for number, row in enumerate(rows, 1):
-        if len(row) != columns or not all(cell.strip() for cell in row):
-            fail(f"{path}: expected {columns} columns with a tab between, row {number} is {row}")
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            rows.append([cell.strip() for cell in line.split("\t")])
+            if len(rows[-1]) != columns or not all(rows[-1]):
+                what = f"expected {columns} columns with a tab between, got {rows[-1]}"
+                fail(f"{path}, line {number}: {what}")
     return rows
 
 
 def split(items: Sequence[T], key: Callable[[T], Hashable]) -> tuple[list[T], list[T]]:
-    """A 20th of the items, 500 keys at most, is held out from the rest; no key is on both sides.
+    """The items of a 20th of the keys, 500 at most, and the rest: no key is on both sides.
 
     Returns:
         The items to train on and those held out, each in the order they had.

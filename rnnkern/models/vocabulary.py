@@ -44,6 +44,11 @@ class Vocabulary:
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(ranked[:size])
 
+    @property
+    def own(self) -> list[str]:
+        """The words without the reserved ones: what a vocabulary is made of."""
+        return self.words[len(self.RESERVED) :]
+
     def __len__(self) -> int:
         return len(self.words)
 
