@@ -128,7 +128,7 @@ def test_a_signal_to_one_process_ends_both(tmp_path):
     assert texts[1] == ""
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
         about = json.loads(file.metadata()["about"])
-    assert (about["step"], about["sizes"]["batch"]) == (int(step), 8)
+    assert (about["step"], about["options"]["batch"]) == (int(step), 8)
     assert not list(tmp_path.glob("*.partial"))
 
 
