@@ -35,8 +35,8 @@ INTRODUCTION = """# Gallery
 
 Recurrent systems that people build, each an ordinary file in [`examples/`](../examples) on the
 parts in [`rnnkern/models/`](../rnnkern/models). They run on a laptop, download nothing, keep a
-checkpoint and draw a picture beside it. `--help` lists the options, `--quick` is a run of seconds,
-`--impl torch` trains the same model with `torch.nn`'s layers.
+checkpoint and, but for the language models, draw a picture beside it. `--help` lists the options,
+`--quick` is a run of seconds, `--impl torch` trains the same model with `torch.nn`'s layers.
 
 """
 

@@ -6,22 +6,24 @@ input's states for any number of queries.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class _Attention(nn.Module):
-    def __init__(self, query_size: int, memory_size: int) -> None:
+class _Attention(nn.Module, ABC):
+    def __init__(self, memory_size: int) -> None:
         super().__init__()
-        self.query_size, self.memory_size = query_size, memory_size
+        self.memory_size = memory_size
 
+    @abstractmethod
     def keys(self, memory: Tensor) -> Tensor:
         """What queries are compared with, [N, S, K], from states [N, S, M]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """How well queries [N, T, Q] and keys [N, S, K] go together, [N, T, S]."""
-        raise NotImplementedError
 
     def forward(
         self, query: Tensor, keys: Tensor, memory: Tensor, lengths: Tensor
@@ -51,7 +53,7 @@ class AdditiveAttention(_Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int, size: int) -> None:
-        super().__init__(query_size, memory_size)
+        super().__init__(memory_size)
         self.W = nn.Linear(query_size, size)
         self.U = nn.Linear(memory_size, size, bias=False)
         self.v = nn.Linear(size, 1, bias=False)
@@ -71,7 +73,7 @@ class GeneralAttention(_Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int) -> None:
-        super().__init__(query_size, memory_size)
+        super().__init__(memory_size)
         self.W = nn.Linear(memory_size, query_size, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
