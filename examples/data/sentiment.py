@@ -18,8 +18,6 @@ class Opinion(NamedTuple):
     """Lower-case words and marks with a blank between."""
     label: str
     """positive or negative."""
-    kind: str
-    """One of KINDS."""
 
 
 class Domain(NamedTuple):
@@ -207,7 +205,7 @@ def _opinion(held_out: bool, random: Random) -> Opinion:
     before = random.choice(BEFORE) if random.random() < 0.5 else ""
     after = random.choice(AFTER) if random.random() < 0.5 else ""
     sentence = " ".join(f"{before} {core} . {after}".split())
-    return Opinion(sentence, "positive" if good else "negative", kind)
+    return Opinion(sentence, "positive" if good else "negative")
 
 
 def _clause(
