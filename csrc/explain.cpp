@@ -51,7 +51,8 @@ std::string describe_other(cuda::Strategy strategy, cuda::Work work, const cuda:
   if (const auto reason = cuda::refusal(strategy, work, gpu)) return *reason;
   work.training = true;
   if (const auto reason = cuda::refusal(strategy, work, gpu)) return "possible without gradients only: " + *reason;
-  return "possible, but not measured on a GPU yet";
+  if (!cuda::forced_strategy().empty()) return "possible, but another was asked for";
+  return "possible, but " + cuda::caution(work, gpu).value_or("slower");
 }
 
 Explanation explain_gpu(const Cell& cell, DType storage, const Shape& shape, const std::string& device) {

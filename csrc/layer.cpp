@@ -117,6 +117,7 @@ const cpu::Kernels& cpu_kernels(const Cell& cell, DType storage) {
 cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool training, bool backward) {
   cuda::Work work{};
   work.gates = cell.gates;
+  work.states = cell.states;
   work.storage = storage;
   work.arithmetic = cuda::arithmetic_of(storage, cuda::allow_tf32());
   work.rows = shape.rows;

@@ -110,7 +110,7 @@ def moved(value, device):
         return value
     if value.is_contiguous() or value.is_neg() or value.layout != torch.strided:
         return value.to(device)
-    whole = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
     return whole.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 

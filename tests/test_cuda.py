@@ -206,7 +206,8 @@ def test_in_a_cuda_graph(name, dtype):
 
     def step():
         y, _ = module(x)
-        return [y, *torch.autograd.grad(y, [x, *module.parameters()], dy)]
+        gradients = torch.autograd.grad(y, [x, *module.parameters()], dy)
+        return [y.detach(), *gradients]  # a graph kept alive would belong to another stream
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -230,6 +231,16 @@ def test_the_same_bits_every_time(name):
     x = torch.randn(30, 17, 40, device=DEVICE)
     first = run(module, x)
     for _ in range(20):
+        assert_same_bits(run(module, x), first)
+
+
+@pytest.mark.parametrize("strategy", ["cluster", "persistent"])
+def test_a_thousand_runs_of_resident_weights_give_the_same_bits(strategy, monkeypatch):
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", strategy)
+    _, module = pair("LSTM", 64, 256, dtype=torch.bfloat16, device=DEVICE)
+    x = torch.randn(20, 33, 64, device=DEVICE, dtype=torch.bfloat16)
+    first = run(module, x)
+    for _ in range(1000):
         assert_same_bits(run(module, x), first)
 
 

@@ -15,8 +15,9 @@ ARITHMETIC = {
     "bf16": (torch.bfloat16, False),
     "f16": (torch.float16, False),
 }
-# (T, N, I, H): units and rows that fill no tile, several blocks, several shards of the batch.
-SIZES = [(2, 3, 4, 8), (3, 19, 5, 40), (2, 1, 3, 75)]
+# (T, N, I, H): units and rows that fill no tile, several blocks, shards of the batch, and groups of
+# rows in a shard.
+SIZES = [(2, 3, 4, 8), (3, 70, 5, 40), (2, 1, 3, 75)]
 TF32_EPS = 2.0**-10
 
 
@@ -45,6 +46,7 @@ def kernels(request, monkeypatch):
     if request.config.getoption("backend") not in (None, request.param):
         pytest.skip("another backend was asked for")
     switch_to(request.param, monkeypatch)
+    return request.param
 
 
 def check(problem):
@@ -87,6 +89,18 @@ def test_across_chunks(cell, monkeypatch):
     check(Problem(cell, T=40, N=2, I=3, H=33, D=2))
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("strategy", "cell", "H"),
+    [("persistent", "lstm", 240), ("cluster", "gru", 384)],
+    indirect=["strategy"],
+)
+def test_weights_partly_in_shared_memory(cell, H, strategy, monkeypatch):
+    """Of the emulated GPU; a whole one has registers for all of them."""
+    allow_tf32(monkeypatch, False)
+    check(Problem(cell, T=2, N=3, I=2, H=H))
+
+
 @pytest.mark.usefixtures("strategy", "poisoned")
 def test_without_biases_and_with_some_gradients(cell, monkeypatch):
     allow_tf32(monkeypatch, False)
@@ -121,15 +135,19 @@ def test_training_and_inference_and_every_run_give_the_same_bits(cell, dtype):
         ({"dtype": torch.float64}, "float64"),
         ({"lengths": (3, 1)}, "packed"),
         ({"P": 3}, "projection"),
-        ({"H": 600}, "do not fit"),
+        ({"H": 600}, "do not fit|at most 512 hidden units"),
     ],
 )
-def test_what_it_cannot_run_is_refused(strategy, options, reason):
+def test_what_it_cannot_run_is_refused(strategy, options, reason, kernels):
+    if kernels == GPU and "H" in options:
+        pytest.skip("a whole GPU has room for it")
     with pytest.raises(RuntimeError, match=f"RNNKERN_CUDA_STRATEGY: {strategy} .*{reason}"):
         ours(Problem("lstm", **options))
 
 
-def test_a_batch_that_all_multiprocessors_cannot_hold_is_refused(monkeypatch):
+def test_a_batch_that_all_multiprocessors_cannot_hold_is_refused(monkeypatch, kernels):
+    if kernels == GPU:
+        pytest.skip("a whole GPU has room for it")
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "persistent")
     with pytest.raises(RuntimeError, match="a batch of 100000 do not fit"):
         ours(Problem("gru", T=1, N=100_000, I=1))

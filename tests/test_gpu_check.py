@@ -28,6 +28,7 @@ from benchmarks.gpu import (
     pair,
     report,
     sanitizer,
+    strategies,
     suite,
     timing,
 )
@@ -811,6 +812,8 @@ def test_its_kernels_do_not_wait_in_vain(tmp_path):
         text = text.replace(before, after)
     (tmp_path / "micro.cu").write_text(text)
     (tmp_path / "cooperative_groups.h").write_text(RUNTIME)
+    barrier = check.SOURCES[MICRO].with_name("grid_barrier.cuh")
+    (tmp_path / barrier.name).write_text(barrier.read_text())
     build.BUILD.mkdir(parents=True, exist_ok=True)
     objects = [build.compiled(build.HERE / f"{name}.cpp", None) for name in EMULATION]
     includes = [f"-I{folder}" for folder in (tmp_path, build.HERE / "include", build.CSRC)]
@@ -823,3 +826,46 @@ def test_its_kernels_do_not_wait_in_vain(tmp_path):
     assert len(numbers) == 83
     why = {number["why"].partition(":")[0] for number in numbers if number["value"] is None}
     assert why == {"no such cluster fits", "cannot capture"}
+
+
+def test_strategies_are_forced_one_after_the_other(tiny, monkeypatch):
+    monkeypatch.setattr(strategies, "ROW_SECONDS", 0.0)
+    asked = []
+
+    class Asked(contenders.Modules):
+        def job(self, problem, mode):
+            job = super().job(problem, mode)
+
+            def run():
+                asked.append(os.environ[strategies.VARIABLE])
+                if asked[-1] == "cluster":
+                    raise RuntimeError(f"cluster {exercise.REFUSED}: too large")
+                if asked[-1] == "persistent":
+                    raise RuntimeError("lost")
+                return job.run()
+
+            return contenders.Job(run, job.tensors)
+
+    monkeypatch.setattr(strategies, "RNNKERN", Asked(OURS, "1", contenders.RNNKERN.package))
+    monkeypatch.setenv(strategies.VARIABLE, "")
+    (case,) = strategies.cases("lstm/fp32/8/3")
+    row = strategies.measure(FakeDevice(), case, TRAINING, steps=4)
+    assert set(row["us_of_blocks"]) == {BASELINE, "stepwise"}
+    assert row["wrong"] == {"persistent": "RuntimeError: lost"}
+    assert asked[:2] == ["cluster", "persistent"]
+    assert set(asked[2:]) == {"stepwise"}
+    assert "WRONG persistent: RuntimeError: lost" in strategies.line(row)
+
+
+def test_cases_are_all_combinations():
+    found = [str(case) for case in strategies.cases("lstm,gru/bf16/512,8/16")]
+    assert len(found) == 4
+    assert found[-1] == "gru bf16 H8 N16"
+    for text in strategies.CASES:
+        assert all(case.precision in answers.PRECISIONS for case in strategies.cases(text))
+
+
+def test_strategies_need_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(available, "reason", lambda: "there is none")
+    assert strategies.main([]) == 1
+    assert capsys.readouterr().out == "there is none\n"

@@ -15,9 +15,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda/grid_barrier.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/primitives.cuh"
+#include "grid_barrier.cuh"
 
 namespace {
 

@@ -12,7 +12,7 @@ PassOptions pass_options(int cell, DType storage, const Plan& plan) {
 }
 
 resident::Options resident_options(int cell, DType storage, const Plan& plan) {
-  return {pass_options(cell, storage, plan), plan.resident, resident::kernels(cell, plan.arithmetic)};
+  return {pass_options(cell, storage, plan), plan.resident, plan.arithmetic, resident::kernels(cell, plan.arithmetic)};
 }
 
 }  // namespace

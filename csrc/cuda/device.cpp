@@ -5,11 +5,13 @@
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
 
 #include "cuda/backend.h"
+#include "cuda/pointwise.h"
 
 namespace rnnkern::cuda {
 namespace {
@@ -30,6 +32,10 @@ Gpu describe(int device) {
   gpu.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   const bool clusters = attribute(cudaDevAttrClusterLaunch, device) != 0;
   gpu.cluster_blocks = clusters ? largest_cluster(gpu.capability) : 0;
+  gpu.measured = was_measured(gpu);
+  // Code compiled for older devices has their instructions only.
+  gpu.capability = std::min(gpu.capability, compiled_capability());
+  if (gpu.capability < kClusterCapability) gpu.cluster_blocks = 0;
   return gpu;
 }
 

@@ -82,6 +82,14 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& config,
   check(cudaLaunchKernelExC(&runtime.config, function, pointers), "cannot launch a kernel");
 }
 
+// The compute capability that a kernel was compiled for, as the current device has it.
+template <class... Parameters>
+int capability_of(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cannot ask for a kernel");
+  return attributes.ptxVersion;
+}
+
 // Blocks of this configuration that the current device can run at once.
 template <class... Parameters>
 int resident_blocks(void (*kernel)(Parameters...), const LaunchConfig& config) {

@@ -12,7 +12,7 @@
 namespace rnnkern::cuda {
 
 // stepwise: a matrix product and an elementwise kernel a time step. cluster: the recurrent weights of a direction stay
-// in the shared memory of one thread block cluster. persistent: they stay in the shared memory of the whole GPU.
+// in the registers and shared memory of one thread block cluster. persistent: in those of the whole GPU.
 enum class Strategy { kCluster, kPersistent, kStepwise };
 
 inline constexpr Strategy kStrategies[] = {Strategy::kCluster, Strategy::kPersistent, Strategy::kStepwise};
@@ -33,7 +33,7 @@ struct Resident {
 
 // One layer's problem, in the letters of common/problem.h.
 struct Work {
-  int gates;
+  int gates, states;
   DType storage;
   Arithmetic arithmetic;
   int64_t rows, batch, hidden, output;
@@ -50,14 +50,18 @@ struct Plan {
   int64_t chunk_rows;  // rows of the sequence whose gate pre-activations, or their gradients, exist at once
 };
 
+// Why the plan does not choose another strategy than stepwise by itself; nothing where it does.
+std::optional<std::string> caution(const Work& work, const Gpu& gpu);
+
 // Why the strategy cannot run this on that GPU; nothing where it can.
 std::optional<std::string> refusal(Strategy strategy, const Work& work, const Gpu& gpu);
 
 // The arithmetic for a type, with TF32 where PyTorch allows it.
 Arithmetic arithmetic_of(DType storage, bool allow_tf32);
 
-// stepwise, which runs everywhere, or `forced`, the name of a strategy, unless that is empty. Throws std::runtime_error
-// where `forced` is no strategy's name or is refused. (None has been measured on a GPU yet, to be preferred.)
+// `forced`, the name of a strategy, unless that is empty; throws std::runtime_error where it is none or is refused. Else
+// the strategy that takes the least time by a model, where that was measured for the GPU and the arithmetic; stepwise,
+// which runs everywhere, where it was not.
 Plan choose_plan(const Work& work, const Gpu& gpu, const std::string& forced);
 
 // The value of RNNKERN_CUDA_STRATEGY, which is read at every call.
@@ -65,6 +69,9 @@ std::string forced_strategy();
 
 // GPUs whose facts are recorded.
 const std::vector<Gpu>& recorded_gpus();
+
+// Whether strategies were timed on a whole GPU of that kind; its name is as the driver gives it.
+bool was_measured(const Gpu& gpu);
 
 // Blocks in the largest cluster of GPUs of that compute capability that have clusters.
 int largest_cluster(int capability);

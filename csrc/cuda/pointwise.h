@@ -104,4 +104,7 @@ PointwiseKernels pointwise_kernels(int cell, DType storage);
 
 RowKernels row_kernels(DType storage);
 
+// The compute capability that the kernels for the current device were compiled for, which may be lower than its own.
+int compiled_capability();
+
 }  // namespace rnnkern::cuda

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "common/dtype.h"
@@ -31,7 +32,40 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 
 __device__ __forceinline__ size_t global_address(const void* pointer) { return __cvta_generic_to_global(pointer); }
 
+// The value, which the compiler takes for another at every call.
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// a / b within a unit in the last place, for b between 1 and 2^126 in magnitude, and 0 for a larger one: without the
+// branches of a division that is right for every b. NaN where either is.
+RNNKERN_HD float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  const float quotient = a * inverse, rest = fmaf(-b, quotient, a), better = fmaf(rest, inverse, quotient);
+  return rest == rest ? better : quotient;
+#else
+  return a / b;
+#endif
+}
+
+RNNKERN_HD double divide(double a, double b) { return a / b; }
+
 // ---- Conversions
+
+RNNKERN_HD uint32_t bits_of(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+RNNKERN_HD float float_of(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 
 __device__ __forceinline__ float widen(float value) { return value; }
 
@@ -480,6 +514,11 @@ __device__ __forceinline__ void store_async(uint4* peer, uint4 value, Mbarrier* 
 }
 
 // ---- Global memory that blocks share
+
+// Starts to bring what stands at the address into the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global_address(address)));
+}
 
 // A load that what another thread released before its value stands behind.
 __device__ __forceinline__ uint32_t load_acquire_gpu(const uint32_t* address) {

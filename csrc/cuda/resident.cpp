@@ -17,15 +17,23 @@ Kernels of_cell(CellList<Cells...>, int cell, Arithmetic arithmetic) {
   return makers[static_cast<size_t>(cell)](arithmetic);
 }
 
-// Scratch of the exchange through the L2 cache, with the groups' barriers as they must be before the first chunk.
-char* take_exchange(Arena& arena, const Options& options, int directions, const Layout& layout) {
-  if (options.plan.clusters) return nullptr;
-  const int groups = directions * options.plan.shards;
-  char* memory = arena.take(barrier_bytes(options.plan) + int64_t{2} * groups * layout.exchange_bytes);
+// Scratch of the exchange through the L2 cache, without any tag of a turn.
+char* take_exchange(Arena& arena, const Resident& plan, int directions, const Layout& layout) {
+  if (plan.clusters) return nullptr;
+  const int64_t bytes = int64_t{directions} * plan.shards * layout.exchange_bytes;
+  char* memory = arena.take(bytes);
   if (memory == nullptr) return memory;
-  check(cudaMemsetAsync(memory, 0, static_cast<size_t>(barrier_bytes(options.plan)), current_stream()),
-        "cannot clear the barriers");
+  check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), current_stream()), "cannot clear the exchange");
   return memory;
+}
+
+// The weights of a direction, packed.
+const void* pack(Arena& arena, const Options& options, const Layout& layout, const Pass& pass, bool backward) {
+  char* packed = arena.take(packed_bytes(layout, options.plan));
+  if (packed == nullptr) return packed;
+  const int hidden = static_cast<int>(pass.H);
+  options.kernels.pack({options.plan, pass.cell.gates, hidden, backward, pass.w_hh.data, packed}, current_stream());
+  return packed;
 }
 
 // What all chunks of a call have in common.
@@ -35,20 +43,21 @@ void describe(Chunk& chunk, const Shape& shape, const Resident& plan) {
   chunk.batch = static_cast<int>(shape.batch);
   chunk.hidden = static_cast<int>(shape.hidden);
   chunk.directions = shape.directions;
+  chunk.first_tag = 1;
 }
 
 class Forward {
  public:
   Forward(const ForwardProblem& problem, const Options& options, Arena& arena) : shape_(problem.shape) {
-    const int element = static_cast<int>(element_bytes(options.pass.storage));
-    const Layout layout(options.plan, static_cast<int>(shape_.hidden), options.pass.cell.gates, 1, element);
+    const Layout layout(options.plan, options.arithmetic, options.pass.cell.gates, 1, options.pass.cell.states);
     for (int d = 0; d < shape_.directions; ++d) {
       passes_.emplace_back(problem, options.pass, d, arena);
       for (int k = 1; k < options.pass.cell.states; ++k) {
         running_[d][k] = passes_[d].take_compute(arena, shape_.batch, shape_.hidden).data;
       }
+      weights_[d] = pack(arena, options, layout, passes_[d], false);
     }
-    chunk_.exchange = take_exchange(arena, options, shape_.directions, layout);
+    chunk_.exchange = take_exchange(arena, options.plan, shape_.directions, layout);
     describe(chunk_, shape_, options.plan);
   }
 
@@ -61,6 +70,7 @@ class Forward {
       }
       chunk_.steps = static_cast<int>(passes_[0].chunk.steps.size());
       kernels.forward(chunk_, current_stream());
+      chunk_.first_tag += static_cast<uint32_t>(chunk_.steps);
     }
   }
 
@@ -70,7 +80,7 @@ class Forward {
     const int64_t H = pass.H, first = pass.chunk.steps.begin, row = pass.schedule.offset(first);
     const bool begins = first == 0, ends = pass.chunk.steps.end == shape_.steps;
     resident::ForwardDirection result{};
-    result.w_hh = pass.own.weights.w_hh;
+    result.weights = weights_[d];
     result.b_ih = pass.own.weights.b_ih;
     result.b_hh = pass.own.weights.b_hh;
     result.x_gates = pass.x_gates.at(row - pass.chunk.rows.begin);
@@ -92,16 +102,19 @@ class Forward {
   const Shape& shape_;
   std::vector<ForwardPass> passes_;
   void* running_[2][kMaxStates] = {};
+  const void* weights_[2] = {};
   ForwardChunk chunk_{};
 };
 
 class Backward {
  public:
   Backward(const BackwardProblem& problem, const Options& options, Arena& arena) : shape_(problem.shape) {
-    const int element = static_cast<int>(element_bytes(options.pass.storage));
-    const Layout layout(options.plan, static_cast<int>(shape_.hidden), 1, options.pass.cell.gates, element);
-    for (int d = 0; d < shape_.directions; ++d) passes_.emplace_back(problem, options.pass, d, arena);
-    chunk_.exchange = take_exchange(arena, options, shape_.directions, layout);
+    const Layout layout(options.plan, options.arithmetic, 1, options.pass.cell.gates, options.pass.cell.states);
+    for (int d = 0; d < shape_.directions; ++d) {
+      passes_.emplace_back(problem, options.pass, d, arena);
+      weights_[d] = pack(arena, options, layout, passes_[d], true);
+    }
+    chunk_.exchange = take_exchange(arena, options.plan, shape_.directions, layout);
     describe(chunk_, shape_, options.plan);
   }
 
@@ -115,6 +128,7 @@ class Backward {
       chunk_.steps = static_cast<int>(passes_[0].chunk.steps.size());
       chunk_.ends = end == shape_.steps;
       kernels.backward(chunk_, current_stream());
+      chunk_.first_tag += static_cast<uint32_t>(chunk_.steps);
       for (const BackwardPass& pass : passes_) pass.finish_chunk();
     }
   }
@@ -126,7 +140,7 @@ class Backward {
     const int64_t row_in_chunk = row - pass.chunk.rows.begin;
     const bool begins = pass.chunk.steps.begin == 0;
     resident::BackwardDirection result{};
-    result.w_hh = pass.own.weights.w_hh;
+    result.weights = weights_[d];
     result.y = pass.y.at(row);
     result.dy = pass.dy.at(row);
     result.y_stride = pass.y.stride;
@@ -147,6 +161,7 @@ class Backward {
 
   const Shape& shape_;
   std::vector<BackwardPass> passes_;
+  const void* weights_[2] = {};
   BackwardChunk chunk_{};
 };
 

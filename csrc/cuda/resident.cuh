@@ -1,28 +1,30 @@
 // The kernels of resident.h.
 //
-// A block keeps its rows of the weights in shared memory as the left operand of a product whose right operand, all that
-// the group's blocks put out in the last step, it also keeps there. A step: warps multiply, each a few tiles over a slice
-// of the depth; the block meets; a thread per unit and row adds up the slices and runs the cell, whose states never leave
-// its registers; the blocks exchange what the next step multiplies.
+// A step of a group of rows of the batch: each warp multiplies the weights it keeps, mostly in registers, by what the
+// group's blocks put out in the last step; the block meets; a thread per unit and row adds up what the warps have and runs
+// the cell; the new values go to all blocks at once, in words that a lane of a tensor core's product takes as they are.
 #pragma once
 
 #include <algorithm>
 #include <stdexcept>
+#include <type_traits>
 
 #include "cells/all.h"
 #include "common/pack.h"
 #include "cuda/elements.cuh"
-#include "cuda/grid_barrier.cuh"
 #include "cuda/resident.h"
 #include "cuda/resident_layout.h"
 
 namespace rnnkern::cuda::resident {
 
-// ---- Arithmetic: the type of the operands and the product of a fragment of 32 bytes' depth
+// ---- Arithmetic: what a register of an operand holds, and the product of fragments
 
 template <class S>
 struct Mma16 {
   using Element = S;
+  static constexpr Arithmetic kArithmetic = std::is_same_v<S, Half> ? Arithmetic::kHalf : Arithmetic::kBFloat16;
+  static constexpr int kPair = 2;  // elements of a register, the lower depth in the lower half
+  static __device__ __forceinline__ uint32_t bits(S value) { return value.bits; }
   static __device__ __forceinline__ S round(S value) { return value; }
   static __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     mma_m16n8k16<S>(sum, a, b);
@@ -31,122 +33,49 @@ struct Mma16 {
 
 struct MmaTf32 {
   using Element = float;
+  static constexpr Arithmetic kArithmetic = Arithmetic::kTf32;
+  static constexpr int kPair = 1;
+  static __device__ __forceinline__ uint32_t bits(float value) { return bits_of(value); }
   static __device__ __forceinline__ float round(float value) { return round_to_tf32(value); }
   static __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     mma_m16n8k8_tf32(sum, a, b);
   }
 };
 
-// No tensor core multiplies float32 as it is: a thread of a warp computes the elements that mma would give it.
-struct Fma32 {
+// Each number is a TF32 number and a rest of half the digits, which is one but for its last bit. The product of two rests
+// is left out: on average it is as small as a float32's own rounding. Tensor cores cut off what does not fit where they
+// add, so that long sums are added outside. The rest of what is infinite is NaN.
+struct MmaFloat {
   using Element = float;
+  static constexpr Arithmetic kArithmetic = Arithmetic::kFloat;
+  static constexpr int kPair = 1;
+  static __device__ __forceinline__ uint32_t bits(float value) { return bits_of(value); }
   static __device__ __forceinline__ float round(float value) { return value; }
+
+  template <int N>
+  static __device__ __forceinline__ void split(const uint32_t (&value)[N], uint32_t (&high)[N], uint32_t (&rest)[N]) {
+    RNNKERN_UNROLL
+    for (int i = 0; i < N; ++i) {
+      const uint32_t whole = opaque(value[i]);  // parts that were kept from step to step would take too many registers
+      high[i] = (whole + 0x1000u) & 0xffffe000u;
+      rest[i] = bits_of(float_of(whole) - float_of(high[i]));
+    }
+  }
+
+  static __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    uint32_t a_high[4], a_rest[4], b_high[2], b_rest[2];
+    split(a, a_high, a_rest);
+    split(b, b_high, b_rest);
+    float product[4] = {};
+    mma_m16n8k8_tf32(product, a_rest, b_high);
+    mma_m16n8k8_tf32(product, a_high, b_rest);
+    mma_m16n8k8_tf32(product, a_high, b_high);
+    RNNKERN_UNROLL
+    for (int i = 0; i < 4; ++i) sum[i] += product[i];
+  }
 };
 
-// ---- The product
-
-struct Operands {
-  const char *a, *b;  // in shared memory, rows of `pitch` bytes: a of gates or units, b of the batch
-  int pitch;
-};
-
-inline constexpr int kTiles = 4;  // tiles of 16 rows of a that a warp multiplies at once, by 16 rows of b
-
-template <class Math>
-__device__ __forceinline__ void multiply_tiles(float (&sum)[kTiles][2][4], const Operands& from, int tiles, int step,
-                                               int end) {
-  const int lane = threadIdx.x % 32;
-  const char* a = from.a + (lane / 8 % 2 * 8 + lane % 8) * from.pitch + lane / 16 * 16;
-  const char* b = from.b + (lane / 16 * 8 + lane % 8) * from.pitch + lane / 8 % 2 * 16;
-  for (; step < end; ++step) {
-    uint32_t right[4];
-    load_matrices<4>(right, b + step * kStepBytes);
-    const uint32_t first[2] = {right[0], right[1]}, second[2] = {right[2], right[3]};
-    RNNKERN_UNROLL
-    for (int i = 0; i < kTiles; ++i) {
-      if (i >= tiles) break;
-      uint32_t left[4];
-      load_matrices<4>(left, a + i * kTileRows * from.pitch + step * kStepBytes);
-      Math::multiply(sum[i][0], left, first);
-      Math::multiply(sum[i][1], left, second);
-    }
-  }
-}
-
-template <>
-__device__ __forceinline__ void multiply_tiles<Fma32>(float (&sum)[kTiles][2][4], const Operands& from, int tiles,
-                                                      int step, int end) {
-  constexpr int kDepth = kStepBytes / sizeof(float);
-  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  for (; step < end; ++step) {
-    float right[4][kDepth];
-    RNNKERN_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      const int row = n / 2 * 8 + quad * 2 + n % 2;
-      const auto* source = reinterpret_cast<const float*>(from.b + row * from.pitch + step * kStepBytes);
-      RNNKERN_UNROLL
-      for (int k = 0; k < kDepth; ++k) right[n][k] = source[k];
-    }
-    RNNKERN_UNROLL
-    for (int i = 0; i < kTiles; ++i) {
-      if (i >= tiles) break;
-      RNNKERN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int row = i * kTileRows + half * 8 + group;
-        const auto* left = reinterpret_cast<const float*>(from.a + row * from.pitch + step * kStepBytes);
-        RNNKERN_UNROLL
-        for (int n = 0; n < 4; ++n) {
-          float& out = sum[i][n / 2][half * 2 + n % 2];
-          RNNKERN_UNROLL
-          for (int k = 0; k < kDepth; ++k) out = fmaf(left[k], right[n][k], out);
-        }
-      }
-    }
-  }
-}
-
-// partial [slice][row of b][row of a], with `partial_pitch` floats for a row of b: what each slice of the depth gives.
-template <class Math>
-__device__ __forceinline__ void multiply(const Layout& layout, const char* a, const char* b, float* partial) {
-  const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  const int tile_groups = (layout.tiles + kTiles - 1) / kTiles;
-  const int row_groups = layout.operand_rows / kTileRows;
-  const int items = tile_groups * row_groups * layout.slices;
-  for (int item = warp; item < items; item += kWarps) {
-    const int slice = item % layout.slices, rows = item / layout.slices % row_groups * kTileRows;
-    const int tile = item / layout.slices / row_groups * kTiles;
-    const int tiles = layout.tiles - tile < kTiles ? layout.tiles - tile : kTiles;
-    const Operands from{a + tile * kTileRows * layout.pitch, b + rows * layout.pitch, layout.pitch};
-    float sum[kTiles][2][4] = {};
-    multiply_tiles<Math>(sum, from, tiles, layout.depth_steps * slice / layout.slices,
-                         layout.depth_steps * (slice + 1) / layout.slices);
-    RNNKERN_UNROLL
-    for (int i = 0; i < kTiles; ++i) {
-      if (i >= tiles) break;
-      RNNKERN_UNROLL
-      for (int j = 0; j < 8; ++j) {
-        const int row = (tile + i) * kTileRows + j % 4 / 2 * 8 + group;
-        const int n = rows + j / 4 * 8 + quad * 2 + j % 2;
-        partial[(slice * layout.operand_rows + n) * layout.partial_pitch + row] = sum[i][j / 4][j % 4];
-      }
-    }
-  }
-}
-
-// What multiply gave for an element, the slices added in their order.
-__device__ __forceinline__ float product_of(const Layout& layout, const float* partial, int n, int row) {
-  float sum = partial[n * layout.partial_pitch + row];
-  for (int slice = 1; slice < layout.slices; ++slice) {
-    sum += partial[(slice * layout.operand_rows + n) * layout.partial_pitch + row];
-  }
-  return sum;
-}
-
-// ---- The exchange
-//
-// put() hands over an element of what the group multiplies next, swap() ends a step: behind it operand() holds what all
-// blocks have put, and nobody reads what it held before. Every block puts each element of its slice in every step, those
-// of units beyond the last one as zeros.
+// ---- Places
 
 // A group's place in the grid, and a block's in its group.
 struct Place {
@@ -158,391 +87,794 @@ struct Place {
   __device__ __forceinline__ int first_row(const Resident& plan) const { return group % plan.shards * plan.rows; }
 };
 
-// Through the L2 cache, with a barrier of the group's blocks.
-template <class Element>
+// A block's part of the work: units from `first_unit` on, and `rows` rows of the batch from `first_row` on.
+struct Part {
+  Place place;
+  int direction, first_unit, first_row, rows;
+
+  template <class Chunk>
+  __device__ __forceinline__ explicit Part(const Chunk& chunk)
+      : place(chunk.plan),
+        direction(place.direction(chunk.plan)),
+        first_unit(place.rank * chunk.plan.units),
+        first_row(place.first_row(chunk.plan)),
+        rows(chunk.batch - first_row < chunk.plan.rows ? chunk.batch - first_row : chunk.plan.rows) {}
+};
+
+// The unit that a thread runs the cell for, `n` being its row in whichever group of rows. The lanes of a word's elements are
+// neighbours.
+struct Item {
+  int n, word, unit;  // word: of the block's words of one segment; unit: of the block's
+  bool exists;        // in some group
+
+  __device__ __forceinline__ explicit Item(const Layout& layout) {
+    const int lane = threadIdx.x % 32, each = 32 / layout.values;
+    const int index = int(threadIdx.x) / 32 * each + lane / layout.values;
+    exists = lane < each * layout.values && index < layout.group_rows * layout.slice_words;
+    n = index / layout.slice_words;
+    word = index % layout.slice_words;
+    unit = word * layout.values + lane % layout.values;
+  }
+};
+
+// ---- The exchange
+//
+// What the group multiplies in turn t is sent in turn t, and fetched by all its blocks. A block sends in turn t + 1 what it
+// computed from all of turn t, so that buffers of two turns are enough.
+
+// Through the L2 cache. A word has a tag, the number of its turn, and is written and read at once: whoever reads the tag has
+// the elements.
+template <class Math, int kGates>
 class GridExchange {
  public:
   static constexpr int kCapabilityNeeded = 80;
+  static constexpr bool kClusters = false;
+  static constexpr Held kHeld = held(kClusters, kGates, Math::kArithmetic);
+  static constexpr uint32_t kAttempts = 1u << 22;  // some seconds
 
-  __device__ __forceinline__ GridExchange(const Layout& layout, const Resident& plan, const Place& place, int rows,
-                                          void* memory)
-      : layout_(layout),
-        rows_(rows),
-        barrier_(reinterpret_cast<GridBarrierState*>(static_cast<char*>(memory) + place.group * kBarrierBytes),
-                 uint32_t(plan.blocks), place.rank == 0),
-        global_(static_cast<char*>(memory) + barrier_bytes(plan) + place.group * 2 * layout.exchange_bytes) {}
+  // All words of a batch of chunks, read before the first is used.
+  template <int kCount>
+  struct Batch {
+    uint4 words[kHeld.chunks * 2 * kCount];
+    __device__ __forceinline__ const uint4& word(int chunk, int half, int column) const {
+      return words[(chunk * 2 + half) * kCount + column];
+    }
+  };
 
-  __device__ __forceinline__ char* operand() const { return shared_memory<char>(layout_.operand); }
+  __device__ __forceinline__ GridExchange(const Layout& layout, const Place& place, const Resident&, int rows,
+                                          void* memory, uint32_t first_tag)
+      : rows_(rows),
+        first_tag_(first_tag),
+        words_(reinterpret_cast<uint4*>(static_cast<char*>(memory) + place.group * layout.exchange_bytes)) {}
 
-  __device__ __forceinline__ void put(int n, int k, Element value) const {
-    reinterpret_cast<Element*>(next() + n * layout_.depth_valid_bytes)[k] = value;
+  __device__ __forceinline__ void expect(const Layout&, int, int) const {}
+
+  // By the lane that has the whole word; `payload` of kHeld.registers registers.
+  __device__ __forceinline__ void send(const Layout& layout, int turn, int group, int n, int word,
+                                       const uint32_t (&payload)[4], int lane) const {
+    if (lane != 0) return;
+    store_relaxed_gpu(at(layout, turn, group, n, word),
+                      make_uint4(payload[0], payload[1], payload[2], first_tag_ + uint32_t(turn)));
   }
 
-  __device__ __forceinline__ void swap() {
-    if (!barrier_.sync()) give_up();
-    const int chunks = layout_.depth_valid_bytes / 16, all = chunks * rows_;
-    for (int i = threadIdx.x; i < all; i += kThreads) {
-      const int n = i / chunks, offset = i % chunks * 16;
-      copy_async<16>(operand() + n * layout_.pitch + offset, next() + n * layout_.depth_valid_bytes + offset);
+  __device__ __forceinline__ void await(const Layout&, int, int) const {}
+
+  template <int kCount>
+  __device__ __forceinline__ void fetch(const Layout& layout, Batch<kCount>& batch, int turn, int group, int chunk,
+                                        int count) const {
+    const int row = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    const int rows = rows_ - group * layout.group_rows, words = layout.words - chunk * kChunkWords - quad;
+    const uint4* const from = at(layout, turn, group, row, chunk * kChunkWords + quad);
+    uint32_t missing = 0;  // a bit for each word
+    visit_words<kCount>([&](int i, int c, int in_chunk, int column) {
+      batch.words[i] = make_uint4(0, 0, 0, 0);
+      const bool exists = c < count && c * kChunkWords + in_chunk < words && column * kColumns + row < rows;
+      missing |= uint32_t(exists) << i;
+    });
+    for (uint32_t attempts = kAttempts; missing != 0; --attempts) {
+      if (attempts == 0) give_up();
+      visit_words<kCount>([&](int i, int c, int in_chunk, int column) {
+        if (missing >> i & 1) {
+          batch.words[i] = load_relaxed_gpu(from + (c * kChunkWords + in_chunk + column * layout.words) * kColumns);
+        }
+      });
+      visit_words<kCount>([&](int i, int, int, int) {
+        if (batch.words[i].w == first_tag_ + uint32_t(turn)) missing &= ~(1u << i);
+      });
     }
-    ++swaps_;
-    commit_group();
-    wait_group<0>();
-    sync_block();
+    sync_warp();
   }
 
  private:
-  __device__ __forceinline__ char* next() const { return global_ + swaps_ % 2 * layout_.exchange_bytes; }
+  // visit(index in the batch, chunk, first of the quad's words in the chunk, column).
+  template <int kCount, class Visit>
+  static __device__ __forceinline__ void visit_words(const Visit& visit) {
+    RNNKERN_UNROLL
+    for (int i = 0; i < kHeld.chunks * 2 * kCount; ++i) {
+      visit(i, i / kCount / 2, i / kCount % 2 * (kChunkWords / 2), i % kCount);
+    }
+  }
 
-  const Layout& layout_;
+  __device__ __forceinline__ uint4* at(const Layout& layout, int turn, int group, int n, int word) const {
+    const int tile = (turn % 2 * layout.groups + group) * (layout.group_rows / kColumns) + n / kColumns;
+    return words_ + (int64_t(tile) * layout.words + word) * kColumns + n % kColumns;
+  }
+
   int rows_;
-  GridBarrier barrier_;
-  char* global_;  // [2][row][depth]
-  int swaps_ = 0;
+  uint32_t first_tag_;
+  uint4* words_;  // [turn % 2][group][tile of 8 rows][word][row]
 };
 
-// Through the cluster's shared memory: each block stores its slice into every block's operand, of which there are two,
-// and a barrier in each block counts the bytes that have come. A block that has got all of a step knows that all others
-// have multiplied what came two steps before, so that it may be overwritten. It has got all that is ever sent to it
-// before it leaves the kernel.
-template <class Element>
+// Through the cluster's shared memory: words are stored into every block's, where a barrier counts their bytes. A block has
+// got all that is ever sent to it before it leaves the kernel.
+template <class Math, int kGates>
 class ClusterExchange {
  public:
   static constexpr int kCapabilityNeeded = 90;
+  static constexpr bool kClusters = true;
+  static constexpr Held kHeld = held(kClusters, kGates, Math::kArithmetic);
 
-  __device__ __forceinline__ ClusterExchange(const Layout& layout, const Resident& plan, const Place& place, int rows,
-                                             void*)
-      : layout_(layout), blocks_(plan.blocks), rows_(rows), barriers_(shared_memory<Mbarrier>(layout.barriers)) {
-    slice_ = layout.slice(plan, place.rank);
+  template <int>
+  struct Batch {
+    const uint4* first;
+    int pitch;
+    __device__ __forceinline__ const uint4& word(int chunk, int half, int column) const {
+      return first[column * kColumns * pitch + chunk * kChunkWords + half * 4];
+    }
+  };
+
+  __device__ __forceinline__ ClusterExchange(const Layout& layout, const Place&, const Resident& plan, int rows, void*,
+                                             uint32_t)
+      : rows_(rows),
+        blocks_(plan.blocks),
+        words_(shared_memory<uint4>(layout.operand)),
+        barriers_(shared_memory<Mbarrier>(layout.barriers)) {
+    const int all = 2 * layout.groups * layout.group_rows * layout.operand_pitch;
+    for (int i = threadIdx.x; i < all; i += kThreads) words_[i] = make_uint4(0, 0, 0, 0);
     if (threadIdx.x == 0) {
-      mbarrier_init(&barriers_[0], 1);
-      mbarrier_init(&barriers_[1], 1);
+      for (int i = 0; i < 2 * layout.groups; ++i) mbarrier_init(&barriers_[i], 1);
       fence_mbarrier_init();
     }
     sync_cluster();
   }
 
-  __device__ __forceinline__ char* operand() const {
-    return shared_memory<char>(layout_.operand) + swaps_ % 2 * layout_.operand_bytes;
+  // Once a turn, when the block has waited for all of turn - 2; what peers send meanwhile counts. By all threads.
+  __device__ __forceinline__ void expect(const Layout& layout, int turn, int group) const {
+    if (threadIdx.x != 0) return;
+    const int rest = rows_ - group * layout.group_rows, rows = rest < layout.group_rows ? rest : layout.group_rows;
+    mbarrier_arrive_expect_tx(barrier(layout, turn, group), rows > 0 ? uint32_t(rows * layout.words * kWordBytes) : 0);
   }
 
-  __device__ __forceinline__ void put(int n, int k, Element value) const {
-    const int segment = k / layout_.segment, inside = k % layout_.segment - slice_.begin;
-    staging()[(n * layout_.segments + segment) * layout_.units + inside] = value;
+  // By all lanes that share a word, with their numbers among them: each sends it to some of the blocks.
+  __device__ __forceinline__ void send(const Layout& layout, int turn, int group, int n, int word,
+                                       const uint32_t (&payload)[4], int lane) const {
+    uint4* const to = words_ + at(layout, turn, group, n) + word;
+    const uint4 value = make_uint4(payload[0], payload[1], payload[2], payload[3]);
+    for (int peer = lane; peer < blocks_; peer += layout.values) {
+      store_async(map_to_peer(to, unsigned(peer)), value, map_to_peer(barrier(layout, turn, group), unsigned(peer)));
+    }
   }
 
-  __device__ __forceinline__ void swap() {
-    ++swaps_;
-    Mbarrier* const arrived = &barriers_[swaps_ % 2];
-    if (threadIdx.x == 0) mbarrier_arrive_expect_tx(arrived, uint32_t(rows_ * layout_.depth_valid_bytes));
-    sync_block();
-    send(arrived);
-    if (!mbarrier_wait_parity_cluster(arrived, (swaps_ - 1) / 2 % 2)) give_up();
+  // Waits for all that is sent in that turn. By all threads.
+  __device__ __forceinline__ void await(const Layout& layout, int turn, int group) const {
+    if (!mbarrier_wait_parity_cluster(barrier(layout, turn, group), turn / 2 % 2)) give_up();
     sync_warp();  // lanes leave the wait one by one, and what follows is warp-wide
   }
 
+  template <int kCount>
+  __device__ __forceinline__ void fetch(const Layout& layout, Batch<kCount>& batch, int turn, int group, int chunk,
+                                        int) const {
+    const int row = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    batch = {words_ + at(layout, turn, group, row) + chunk * kChunkWords + quad, layout.operand_pitch};
+  }
+
  private:
-  __device__ __forceinline__ Element* staging() const { return shared_memory<Element>(layout_.staging); }
-
-  __device__ __forceinline__ void send(Mbarrier* arrived) const {
-    const int bytes = slice_.count * int(sizeof(Element)), chunks = bytes / 16;
-    const int all = rows_ * layout_.segments * chunks * blocks_;
-    for (int i = threadIdx.x; i < all; i += kThreads) {
-      const int chunk = i % chunks, line = i / chunks % (rows_ * layout_.segments);
-      const unsigned peer = unsigned(i / chunks / (rows_ * layout_.segments));
-      const int n = line / layout_.segments, segment = line % layout_.segments;
-      const char* from = reinterpret_cast<const char*>(staging() + line * layout_.units) + chunk * 16;
-      char* to = operand() + n * layout_.pitch + (segment * layout_.segment + slice_.begin) * int(sizeof(Element)) +
-                 chunk * 16;
-      store_async(reinterpret_cast<uint4*>(map_to_peer(to, peer)), *reinterpret_cast<const uint4*>(from),
-                  map_to_peer(arrived, peer));
-    }
+  __device__ __forceinline__ Mbarrier* barrier(const Layout& layout, int turn, int group) const {
+    return &barriers_[turn % 2 * layout.groups + group];
+  }
+  __device__ __forceinline__ int at(const Layout& layout, int turn, int group, int n) const {
+    return ((turn % 2 * layout.groups + group) * layout.group_rows + n) * layout.operand_pitch;
   }
 
-  const Layout& layout_;
-  int blocks_, rows_;
-  Slice slice_;
+  int rows_, blocks_;
+  uint4* words_;  // [turn % 2][group][row][word]
   Mbarrier* barriers_;
-  int swaps_ = 0;
 };
 
-// ---- What both passes do
+// Sends one element of each lane, in the words of its block that begin at `first_word`. Warp-wide; lanes of rows beyond the
+// last send nothing.
+template <class Math, class Exchange>
+__device__ __forceinline__ void send_words(const Layout& layout, const Exchange& exchange, int turn, int group,
+                                           const Item& item, int first_word, bool sends, uint32_t bits) {
+  constexpr int kRegisters = Exchange::kHeld.registers, kValues = kRegisters * Math::kPair;
+  const int lane = threadIdx.x % 32, in_word = lane % kValues;
+  const int start = lane - in_word < 32 - kValues ? lane - in_word : 32 - kValues;
+  if constexpr (Math::kPair == 2) bits |= shuffle_down(bits, 1) << 16;
+  uint32_t payload[4] = {};
+  RNNKERN_UNROLL
+  for (int i = 0; i < kRegisters; ++i) payload[i] = shuffle(bits, start + i * Math::kPair);
+  if (sends) exchange.send(layout, turn, group, item.n, first_word + item.word, payload, in_word);
+}
 
-// A block's part of the work: the units [begin, begin + count) and `rows` rows of the batch from first_row on.
-struct Part {
-  Place place;
-  Slice slice;
-  int direction, first_row, rows;
+// ---- The product
 
-  template <class Chunk>
-  __device__ __forceinline__ Part(const Chunk& chunk, const Layout& layout)
-      : place(chunk.plan),
-        slice(layout.slice(chunk.plan, place.rank)),
-        direction(place.direction(chunk.plan)),
-        first_row(place.first_row(chunk.plan)),
-        rows(chunk.batch - first_row < chunk.plan.rows ? chunk.batch - first_row : chunk.plan.rows) {}
-
-  // body(item, n, u) for this thread's items: row n of the shard, unit u of the slice.
-  template <class Body>
-  __device__ __forceinline__ void for_items(const Body& body) const {
+// The registers 2 * step and 2 * step + 1 of a lane's two words of a chunk are multiplied by this fragment of the weights.
+template <class Math>
+__device__ __forceinline__ uint4 find_fragment(const Packing& job, const Layout& layout, int block,
+                                               const WarpPart& part, int fragment) {
+  using S = typename Math::Element;
+  const int registers = held(job.plan.clusters, layout.gates, Math::kArithmetic).registers;
+  const int tile = fragment % layout.tiles_each, step = fragment / layout.tiles_each % registers;
+  const int chunk = fragment / layout.tiles_each / registers, lane = threadIdx.x % 32;
+  uint32_t a[4] = {};
+  RNNKERN_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const int line = (part.first_tile + tile) * kTileRows + i % 2 * 8 + lane / 4, in_words = 2 * step + i / 2;
+    const int word = (part.first_chunk + chunk) * kChunkWords + in_words / registers * 4 + lane % 4;
+    const bool exists =
+        chunk < part.chunks && tile < part.tiles && word < layout.words && line < layout.rows_of_product;
+    const int64_t H = job.hidden, unit = block * layout.units + line / layout.gates;
+    const int64_t other = word / layout.block_words * layout.units + word % layout.slice_words * layout.values;
+    const int segment = word % layout.block_words / layout.slice_words;
     RNNKERN_UNROLL
-    for (int item = 0; item < kItems; ++item) {
-      const int index = threadIdx.x + item * kThreads;
-      if (index < rows * slice.count) body(item, index / slice.count, index % slice.count);
+    for (int e = 0; e < Math::kPair; ++e) {
+      const int64_t k = other + in_words % registers * Math::kPair + e;
+      if (!exists || unit >= H || k >= H) continue;
+      const int64_t row = job.backward ? segment * H + k : line % layout.gates * H + unit;
+      const S value = static_cast<const S*>(job.w_hh)[row * H + (job.backward ? unit : k)];
+      a[i] |= Math::bits(Math::round(value)) << (16 * e);
     }
   }
-};
+  return make_uint4(a[0], a[1], a[2], a[3]);
+}
 
-__device__ __forceinline__ void clear(char* shared, int bytes) {
-  for (int i = threadIdx.x * 16; i < bytes; i += kThreads * 16) {
-    *reinterpret_cast<uint4*>(shared + i) = make_uint4(0, 0, 0, 0);
+// A block packs what a block of the group multiplies by: [warp][fragment][lane].
+template <class Math>
+__global__ void __launch_bounds__(kThreads) pack_kernel(const Packing job) {
+  const int gates = job.backward ? 1 : job.gates, segments = job.backward ? job.gates : 1;
+  const Layout layout(job.plan, Math::kArithmetic, gates, segments, 1);
+  const WarpPart part(layout, int(threadIdx.x) / 32);
+  const int count = layout.fragments_of_warp(held(job.plan.clusters, gates, Math::kArithmetic));
+  const int block = int(blockIdx.x) % job.plan.blocks, first = int(blockIdx.x) / job.plan.blocks;
+  auto* packed = static_cast<uint4*>(job.packed) + (int64_t(block) * kWarps + threadIdx.x / 32) * count * 32;
+  for (int i = first; i < count; i += int(gridDim.x) / job.plan.blocks) {
+    packed[i * 32 + threadIdx.x % 32] = find_fragment<Math>(job, layout, block, part, i);
   }
 }
 
-// The operands start as zeros, so that no garbage beyond the last unit, row or step of depth is multiplied. rows_first:
-// neighbouring threads read neighbouring rows, and not elements of the depth.
-template <class Math, class Weight>
-__device__ __forceinline__ void load_weights(const Layout& layout, int rows, int depth, bool rows_first,
-                                             const Weight& weight) {
-  using Element = typename Math::Element;
-  clear(shared_memory<char>(layout.weights), layout.weights_bytes);
-  clear(shared_memory<char>(layout.operand), layout.operands * layout.operand_bytes);
-  sync_block();
-  for (int i = threadIdx.x; i < rows * depth; i += kThreads) {
-    const int row = rows_first ? i % rows : i / depth, k = rows_first ? i / rows : i % depth;
-    auto* line = shared_memory<Element>(layout.weights + row * layout.pitch);
-    line[layout.position(k)] = Math::round(weight(row, k));
+// A warp's part of the product, with the weights that it keeps. `partial` is [warp in depth][row of the batch][row of the
+// product], in shared memory.
+template <class Math, class Exchange>
+class Product {
+ public:
+  static constexpr Held kHeld = Exchange::kHeld;
+  static constexpr int kRegisters = kHeld.registers;
+  static constexpr int kChains = kHeld.tiles > 1 ? 1 : kRegisters;  // sums that do not wait for each other
+
+  __device__ __forceinline__ Product(const Layout& layout, const void* weights, int rank)
+      : part_(layout, shuffle(int(threadIdx.x) / 32, 0)) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, each = layout.fragments_of_chunk(kHeld);
+    const int all = layout.fragments_of_warp(kHeld);
+    const uint4* const from = static_cast<const uint4*>(weights) + (int64_t(rank) * kWarps + warp) * all * 32 + lane;
+    RNNKERN_UNROLL
+    for (int c = 0; c < kHeld.chunks; ++c) {
+      RNNKERN_UNROLL
+      for (int s = 0; s < kRegisters; ++s) {
+        RNNKERN_UNROLL
+        for (int t = 0; t < kHeld.tiles; ++t) {
+          const bool exists = c < layout.chunks_each && t < layout.tiles_each;
+          kept_[c][s][t] = exists ? from[(c * each + s * layout.tiles_each + t) * 32] : make_uint4(0, 0, 0, 0);
+        }
+      }
+    }
+    shared_ = shared_memory<uint4>(layout.weights) + warp * layout.chunks_shared * each * 32 + lane;
+    for (int i = 0; i < layout.chunks_shared * each; ++i) shared_[i * 32] = from[(kHeld.chunks * each + i) * 32];
   }
-  sync_block();
+
+  // For a group of rows: what the exchange has in that turn. By all threads of the block.
+  __device__ __forceinline__ void multiply(const Layout& layout, const Exchange& exchange, int turn, int group,
+                                           float* partial) const {
+    exchange.await(layout, turn, group);
+    if (part_.tiles == 0) return;
+    if (kHeld.columns == 1 || layout.group_rows == kColumns) {
+      multiply_columns<1>(layout, exchange, turn, group, partial);
+    } else {
+      multiply_columns<kHeld.columns>(layout, exchange, turn, group, partial);
+    }
+  }
+
+ private:
+  template <int kCount>
+  using Sums = float[kChains][kHeld.tiles][kCount][4];
+
+  template <int kCount>
+  __device__ __forceinline__ void multiply_columns(const Layout& layout, const Exchange& exchange, int turn, int group,
+                                                   float* partial) const {
+    Sums<kCount> sums = {};
+    typename Exchange::template Batch<kCount> batch;
+    exchange.fetch(layout, batch, turn, group, part_.first_chunk, part_.chunks);
+    RNNKERN_UNROLL
+    for (int c = 0; c < kHeld.chunks; ++c) {
+      if (c >= part_.chunks) break;
+      multiply_chunk<kCount>(sums, batch, c, [&](int s, int t) { return kept_[c][s][t]; });
+    }
+    RNNKERN_NO_UNROLL
+    for (int first = kHeld.chunks; first < part_.chunks; first += kHeld.chunks) {
+      exchange.fetch(layout, batch, turn, group, part_.first_chunk + first, part_.chunks - first);
+      const int each = layout.fragments_of_chunk(kHeld);
+      RNNKERN_UNROLL
+      for (int c = 0; c < kHeld.chunks; ++c) {
+        if (first + c >= part_.chunks) break;
+        const uint4* const fragments = shared_ + (first + c - kHeld.chunks) * each * 32;
+        multiply_chunk<kCount>(sums, batch, c, [&](int s, int t) {
+          return t < layout.tiles_each ? fragments[(s * layout.tiles_each + t) * 32] : make_uint4(0, 0, 0, 0);
+        });
+      }
+    }
+    store_sums<kCount>(layout, sums, partial);
+  }
+
+  template <int kCount, class Batch, class Left>
+  static __device__ __forceinline__ void multiply_chunk(Sums<kCount>& sums, const Batch& batch, int c,
+                                                        const Left& left) {
+    uint32_t right[kCount][2 * kRegisters];
+    RNNKERN_UNROLL
+    for (int i = 0; i < kCount * 2; ++i) {
+      const uint4 word = batch.word(c, i % 2, i / 2);
+      const uint32_t registers[4] = {word.x, word.y, word.z, word.w};
+      RNNKERN_UNROLL
+      for (int r = 0; r < kRegisters; ++r) right[i / 2][i % 2 * kRegisters + r] = registers[r];
+    }
+    RNNKERN_UNROLL
+    for (int s = 0; s < kRegisters; ++s) {
+      RNNKERN_UNROLL
+      for (int t = 0; t < kHeld.tiles; ++t) {
+        const uint4 fragment = left(s, t);
+        const uint32_t a[4] = {fragment.x, fragment.y, fragment.z, fragment.w};
+        RNNKERN_UNROLL
+        for (int column = 0; column < kCount; ++column) {
+          const uint32_t b[2] = {right[column][2 * s], right[column][2 * s + 1]};
+          Math::multiply(sums[s % kChains][t][column], a, b);
+        }
+      }
+    }
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void store_sums(const Layout& layout, const Sums<kCount>& sums, float* partial) const {
+    const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    float* const to =
+        partial + (part_.deep * layout.group_rows + quad * 2) * layout.pitch + part_.first_tile * kTileRows + group;
+    RNNKERN_UNROLL
+    for (int t = 0; t < kHeld.tiles; ++t) {
+      if (t >= part_.tiles) break;
+      RNNKERN_UNROLL
+      for (int i = 0; i < kCount * 4; ++i) {
+        float value = sums[0][t][i / 4][i % 4];
+        RNNKERN_UNROLL
+        for (int chain = 1; chain < kChains; ++chain) value += sums[chain][t][i / 4][i % 4];
+        to[(i / 4 * kColumns + i % 2) * layout.pitch + t * kTileRows + i % 4 / 2 * 8] = value;
+      }
+    }
+  }
+
+  const WarpPart part_;
+  uint4* shared_;
+  uint4 kept_[kHeld.chunks][kRegisters][kHeld.tiles];
+};
+
+// The rows [row, row + kCount) of a product for a row of the batch, the warps' parts added in their order.
+template <int kCount>
+__device__ __forceinline__ void add_up(float (&sum)[kCount], const Layout& layout, const float* partial, int n,
+                                       int row) {
+  RNNKERN_UNROLL
+  for (int g = 0; g < kCount; ++g) sum[g] = 0;
+  RNNKERN_UNROLL
+  for (int deep = 0; deep < kWarps; ++deep) {
+    if (deep >= layout.warps_deep) break;
+    const float* from = partial + (deep * layout.group_rows + n) * layout.pitch + row;
+    if constexpr (kCount == 4) {
+      const float4 four = *reinterpret_cast<const float4*>(from);
+      sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
+    } else {
+      RNNKERN_UNROLL
+      for (int g = 0; g < kCount; ++g) sum[g] += from[g];
+    }
+  }
+}
+
+// ---- What both passes do
+
+// The two buffers that products go to in turn: one is read while the other is written.
+class Partial {
+ public:
+  __device__ __forceinline__ explicit Partial(const Layout& layout)
+      : now_(shared_memory<float>(layout.partial)), floats_(layout.warps_deep * layout.group_rows * layout.pitch) {}
+  __device__ __forceinline__ float* get() const { return now_ + which_ * floats_; }
+  __device__ __forceinline__ void swap() { which_ ^= 1; }
+
+ private:
+  float* now_;
+  int floats_, which_ = 0;
+};
+
+// A thread's states in a group of rows, which no other reads.
+__device__ __forceinline__ float& state_of(const Layout& layout, int k, int group) {
+  return shared_memory<float>(layout.states)[(k * layout.groups + group) * kThreads + threadIdx.x];
+}
+
+// Where an item stands in a group of rows.
+struct Spot {
+  int64_t row, unit;  // of the batch, of the layer
+  bool sends;         // it is part of a word
+  bool runs;          // it is a unit
+};
+
+__device__ __forceinline__ Spot find_spot(const Layout& layout, const Part& part, const Item& item, int group,
+                                          int hidden) {
+  const int n = group * layout.group_rows + item.n, unit = part.first_unit + item.unit;
+  const bool sends = item.exists && n < part.rows;
+  return {part.first_row + n, unit, sends, sends && unit < hidden};
 }
 
 // ---- Forward
 
-template <class Cell, class Math, template <class> class Exchange>
-__device__ __forceinline__ void run_forward(const ForwardChunk& chunk) {
+template <class Cell, class Math, template <class, int> class ExchangeOf>
+class ForwardBlock {
+ public:
+  __device__ __forceinline__ explicit ForwardBlock(const ForwardChunk& chunk)
+      : chunk_(chunk),
+        layout_(chunk.plan, Math::kArithmetic, kGates, 1, kStates),
+        part_(chunk),
+        own_(chunk.direction[part_.direction]),
+        row_step_(chunk.row_step[part_.direction]),
+        H(chunk.hidden),
+        item_(layout_),
+        product_(layout_, own_.weights, part_.place.rank),
+        exchange_(layout_, part_.place, chunk.plan, part_.rows, chunk.exchange, chunk.first_tag),
+        b_ih_(shared_memory<float>(layout_.biases)),
+        b_hh_(b_ih_ + layout_.rows_of_product) {}
+
+  __device__ __forceinline__ void run() {
+    load_biases();
+    for (int group = 0; group < layout_.groups; ++group) start(group);
+    load_x(0, 0);
+    sync_block();
+    Partial partial(layout_);
+    for (int step = 0; step < chunk_.steps; ++step) {
+      const bool last = step + 1 == chunk_.steps;
+      for (int group = 0; group < layout_.groups; ++group) {
+        product_.multiply(layout_, exchange_, step, group, partial.get());
+        if (!last) exchange_.expect(layout_, step + 1, group);
+        sync_block();
+        run_cell(step, group, last, partial.get());
+        partial.swap();
+        prefetch_x(step + kStepsAhead, group);
+        const int next = group + 1 < layout_.groups ? group + 1 : 0;
+        if (next > 0 || !last) load_x(next > 0 ? step : step + 1, next);
+      }
+    }
+  }
+
+ private:
   using S = typename Math::Element;
   using V = Scalar<float>;
-  constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
-  const Layout layout(chunk.plan, chunk.hidden, kGates, 1, int(sizeof(S)));
-  const Part part(chunk, layout);
-  const ForwardDirection& own = chunk.direction[part.direction];
-  const int64_t row_step = chunk.row_step[part.direction], H = chunk.hidden;
-  float* const partial = shared_memory<float>(layout.partial);
-  const int units = layout.units;
+  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
+  using Exchange = ExchangeOf<Math, kGates>;
 
-  load_weights<Math>(layout, kGates * units, chunk.hidden, false, [&](int row, int k) {
-    const int64_t unit = part.slice.begin + row % units;
-    return unit < H ? static_cast<const S*>(own.w_hh)[(row / units * H + unit) * H + k] : S{};
-  });
-  Exchange<S> exchange(layout, chunk.plan, part.place, part.rows, chunk.exchange);
-  for (int i = threadIdx.x; i < part.rows * chunk.hidden; i += kThreads) {
-    const int n = i / chunk.hidden, k = i % chunk.hidden;
-    const S h = static_cast<const S*>(own.h)[(part.first_row + n) * own.h_stride + k];
-    reinterpret_cast<S*>(exchange.operand() + n * layout.pitch)[k] = Math::round(h);
-  }
-  sync_block();
-
-  Pack<V, kStates> state[kItems];
-  Pack<V, kGates> x[kItems];
-  const auto load_x = [&](int step) {
-    part.for_items([&](int item, int n, int u) {
-      const int64_t row = step * row_step + part.first_row + n, unit = part.slice.begin + u;
-      if (unit >= H) return;
-      RNNKERN_UNROLL
-      for (int g = 0; g < kGates; ++g) x[item][g] = load<float>(own.x_gates, (row * kGates + g) * H + unit);
-    });
-  };
-  part.for_items([&](int item, int n, int u) {
-    const int64_t row = part.first_row + n, unit = part.slice.begin + u;
-    if (unit >= H) return;
-    if constexpr (Cell::kDirectH) state[item][0] = load<S>(own.h, row * own.h_stride + unit);
-    RNNKERN_UNROLL
-    for (int k = 1; k < kStates; ++k) {
-      state[item][k] = own.initial[k] != nullptr ? load<S>(own.initial[k], row * H + unit)
-                                                 : load<float>(own.running[k], row * H + unit);
+  __device__ __forceinline__ void load_biases() {
+    for (int i = threadIdx.x; i < layout_.rows_of_product; i += kThreads) {
+      const int64_t unit = part_.first_unit + i / kGates, gate = i % kGates * H + unit;
+      b_ih_[i] = unit < H && own_.b_ih != nullptr ? load<S>(own_.b_ih, gate).value : 0;
+      b_hh_[i] = unit < H && own_.b_hh != nullptr ? load<S>(own_.b_hh, gate).value : 0;
     }
-  });
-  load_x(0);
+  }
 
-  for (int step = 0; step < chunk.steps; ++step) {
-    multiply<Math>(layout, shared_memory<char>(layout.weights), exchange.operand(), partial);
-    sync_block();
-    part.for_items([&](int item, int n, int u) {
-      const int64_t row = step * row_step + part.first_row + n, unit = part.slice.begin + u;
-      if (unit >= H) return exchange.put(n, int(unit), S{});
+  // The states before the chunk.
+  __device__ __forceinline__ void start(int group) {
+    for (int step = 0; step < kStepsAhead; ++step) prefetch_x(step, group);
+    const Spot spot = find_spot(layout_, part_, item_, group, chunk_.hidden);
+    const int64_t at = spot.row * H + spot.unit;
+    V h(0);
+    if (spot.runs) {
+      h = load<S>(own_.h, spot.row * own_.h_stride + spot.unit);
+      if (Cell::kDirectH) state_of(layout_, 0, group) = h.value;
+      RNNKERN_UNROLL
+      for (int k = 1; k < kStates; ++k) {
+        const V state = own_.initial[k] != nullptr ? load<S>(own_.initial[k], at) : load<float>(own_.running[k], at);
+        state_of(layout_, k, group) = state.value;
+      }
+    }
+    exchange_.expect(layout_, 0, group);
+    send(0, group, spot, narrow<S>(h.value));
+  }
+
+  __device__ __forceinline__ void send(int turn, int group, const Spot& spot, S h) const {
+    send_words<Math>(layout_, exchange_, turn, group, item_, part_.place.rank * layout_.block_words, spot.sends,
+                     Math::bits(Math::round(h)));
+  }
+
+  // visit(gate, index) of the input's part of the unit's gates.
+  template <class Visit>
+  __device__ __forceinline__ void visit_x(int step, int group, const Visit& visit) const {
+    const Spot spot = find_spot(layout_, part_, item_, group, chunk_.hidden);
+    if (!spot.runs) return;
+    const int64_t row = step * row_step_ + spot.row;
+    RNNKERN_UNROLL
+    for (int g = 0; g < kGates; ++g) visit(g, (row * kGates + g) * H + spot.unit);
+  }
+
+  __device__ __forceinline__ void load_x(int step, int group) {
+    visit_x(step, group, [&](int g, int64_t index) { x_[g] = load<float>(own_.x_gates, index); });
+  }
+
+  __device__ __forceinline__ void prefetch_x(int step, int group) const {
+    if (step >= chunk_.steps) return;
+    visit_x(step, group, [&](int, int64_t index) { prefetch_l2(static_cast<const float*>(own_.x_gates) + index); });
+  }
+
+  __device__ __forceinline__ void run_cell(int step, int group, bool last, const float* partial) {
+    const Spot spot = find_spot(layout_, part_, item_, group, chunk_.hidden);
+    Pack<V, kStates> state{};
+    Pack<V, Cell::kSaved> saved{};
+    S h{};
+    if (spot.runs) {
+      const int first_gate = item_.unit * kGates;
+      float sum[kGates];
+      add_up(sum, layout_, partial, item_.n, first_gate);
       Pack<V, kGates> r;
       RNNKERN_UNROLL
       for (int g = 0; g < kGates; ++g) {
-        r[g] = V(product_of(layout, partial, n, g * units + u));
-        if (own.b_hh != nullptr) r[g] = r[g] + load<S>(own.b_hh, g * H + unit);
-        if (own.b_ih != nullptr) x[item][g] = x[item][g] + load<S>(own.b_ih, g * H + unit);
+        r[g] = V(sum[g] + b_hh_[first_gate + g]);
+        x_[g] = x_[g] + V(b_ih_[first_gate + g]);
       }
-      Pack<V, Cell::kSaved> saved;
-      Cell::forward(x[item], r, state[item], saved);
-      store<S>(own.y, row * own.y_stride + unit, state[item][0]);
-      const S h = narrow<S>(state[item][0].value);
-      exchange.put(n, int(unit), Math::round(h));
-      state[item][0] = V(widen(h));  // the next step reads what was put out
       RNNKERN_UNROLL
-      for (int k = 1; k < kStates; ++k) {
-        if (own.states[k] != nullptr) store<float>(own.states[k], row * H + unit, state[item][k]);
-      }
-      if (own.saved == nullptr) return;
-      RNNKERN_UNROLL
-      for (int k = 0; k < Cell::kSaved; ++k) {
-        store<float>(own.saved, (row * Cell::kSaved + k) * H + unit, saved[k]);
-      }
-    });
-    if (step + 1 == chunk.steps) break;
-    load_x(step + 1);
-    exchange.swap();
+      for (int k = Cell::kDirectH ? 0 : 1; k < kStates; ++k) state[k] = V(state_of(layout_, k, group));
+      Cell::forward(x_, r, state, saved);
+      h = narrow<S>(state[0].value);
+    }
+    if (!last) send(step + 1, group, spot, h);
+    if (!spot.runs) return;
+    state[0] = V(widen(h));  // the next step reads what was put out
+    RNNKERN_UNROLL
+    for (int k = Cell::kDirectH ? 0 : 1; k < kStates; ++k) state_of(layout_, k, group) = state[k].value;
+    put_out(step * row_step_ + spot.row, spot.unit, state, saved);
+    if (last) put_out_final(spot.row * H + spot.unit, state);
   }
 
-  part.for_items([&](int item, int n, int u) {
-    const int64_t at = (part.first_row + n) * H + part.slice.begin + u;
-    if (part.slice.begin + u >= H) return;
+  __device__ __forceinline__ void put_out(int64_t row, int64_t unit, const Pack<V, kStates>& state,
+                                          const Pack<V, Cell::kSaved>& saved) const {
+    store<S>(own_.y, row * own_.y_stride + unit, state[0]);
+    RNNKERN_UNROLL
+    for (int k = 1; k < kStates; ++k) {
+      if (own_.states[k] != nullptr) store<float>(own_.states[k], row * H + unit, state[k]);
+    }
+    if (own_.saved == nullptr) return;
+    RNNKERN_UNROLL
+    for (int k = 0; k < Cell::kSaved; ++k) store<float>(own_.saved, (row * Cell::kSaved + k) * H + unit, saved[k]);
+  }
+
+  __device__ __forceinline__ void put_out_final(int64_t at, const Pack<V, kStates>& state) const {
     RNNKERN_UNROLL
     for (int k = 0; k < kStates; ++k) {
-      if (k > 0) store<float>(own.running[k], at, state[item][k]);
-      if (own.final[k] != nullptr) store<S>(own.final[k], at, state[item][k]);
+      if (k > 0) store<float>(own_.running[k], at, state[k]);
+      if (own_.final[k] != nullptr) store<S>(own_.final[k], at, state[k]);
     }
-  });
-}
+  }
+
+  const ForwardChunk& chunk_;
+  const Layout layout_;
+  const Part part_;
+  const ForwardDirection& own_;
+  const int64_t row_step_, H;
+  const Item item_;
+  const Product<Math, Exchange> product_;
+  const Exchange exchange_;
+  float *const b_ih_, *const b_hh_;  // shared memory, as the rows of the product
+  Pack<V, kGates> x_;                // of the next step
+};
 
 // ---- Backward
 
-// What a thread reads of a step for one unit and row. Loaded before the blocks meet, used behind it.
-template <class Cell>
-struct Saved {
-  using V = Scalar<float>;
-  V dy;
-  Pack<V, Cell::kStates> old_state, new_state;
-  Pack<V, Cell::kSaved> values;
-};
+template <class Cell, class Math, template <class, int> class ExchangeOf>
+class BackwardBlock {
+ public:
+  __device__ __forceinline__ explicit BackwardBlock(const BackwardChunk& chunk)
+      : chunk_(chunk),
+        layout_(chunk.plan, Math::kArithmetic, 1, kGates, kStates),
+        part_(chunk),
+        own_(chunk.direction[part_.direction]),
+        row_step_(chunk.row_step[part_.direction]),
+        H(chunk.hidden),
+        item_(layout_),
+        product_(layout_, own_.weights, part_.place.rank),
+        exchange_(layout_, part_.place, chunk.plan, part_.rows, chunk.exchange, chunk.first_tag) {}
 
-template <class Cell, class Math, template <class> class Exchange>
-__device__ __forceinline__ void run_backward(const BackwardChunk& chunk) {
-  using S = typename Math::Element;
-  using V = Scalar<float>;
-  constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
-  const Layout layout(chunk.plan, chunk.hidden, 1, kGates, int(sizeof(S)));
-  const Part part(chunk, layout);
-  const BackwardDirection& own = chunk.direction[part.direction];
-  const int64_t row_step = chunk.row_step[part.direction], H = chunk.hidden;
-  float* const partial = shared_memory<float>(layout.partial);
-
-  load_weights<Math>(layout, layout.units, kGates * chunk.hidden, true, [&](int row, int k) {
-    const int64_t unit = part.slice.begin + row;
-    return unit < H ? static_cast<const S*>(own.w_hh)[k * H + unit] : S{};
-  });
-  Exchange<S> exchange(layout, chunk.plan, part.place, part.rows, chunk.exchange);
-  sync_block();
-
-  Saved<Cell> saved[kItems];
-  Pack<V, kStates> dstate[kItems];
-  const auto load_saved = [&](int step) {
-    part.for_items([&](int item, int n, int u) {
-      const int64_t row = step * row_step + part.first_row + n, before = row + row_step;
-      const int64_t unit = part.slice.begin + u, initial = (part.first_row + n) * H + unit;
-      if (unit >= H) return;
-      Saved<Cell>& now = saved[item];
-      const bool fresh = step + 1 == chunk.steps && own.initial[0] != nullptr;
-      now.dy = load<S>(own.dy, row * own.y_stride + unit);
-      now.new_state[0] = load<S>(own.y, row * own.y_stride + unit);
-      if (Cell::kDirectH || own.previous_h != nullptr) {
-        now.old_state[0] = fresh ? load<S>(own.initial[0], initial) : load<S>(own.y, before * own.y_stride + unit);
+  __device__ __forceinline__ void run() {
+    for (int group = 0; group < layout_.groups; ++group) start(group);
+    load_kept(0, 0);
+    Partial partial(layout_);
+    for (int step = 0; step < chunk_.steps; ++step) {
+      for (int group = 0; group < layout_.groups; ++group) {
+        if (step > 0) product_.multiply(layout_, exchange_, step - 1, group, partial.get());
+        exchange_.expect(layout_, step, group);
+        sync_block();
+        run_cell(step, group, partial.get());
+        partial.swap();
+        prefetch_kept(step + kStepsAhead, group);
+        const int next = group + 1 < layout_.groups ? group + 1 : 0;
+        if (next > 0 || step + 1 < chunk_.steps) load_kept(next > 0 ? step : step + 1, next);
       }
-      RNNKERN_UNROLL
-      for (int k = 1; k < kStates; ++k) {
-        now.new_state[k] = load<float>(own.states[k], row * H + unit);
-        now.old_state[k] = fresh ? load<S>(own.initial[k], initial) : load<float>(own.states[k], before * H + unit);
-      }
-      RNNKERN_UNROLL
-      for (int k = 0; k < Cell::kSaved; ++k) {
-        now.values[k] = load<float>(own.saved, (row * Cell::kSaved + k) * H + unit);
-      }
-    });
-  };
-  part.for_items([&](int item, int n, int u) {
-    const int64_t at = (part.first_row + n) * H + part.slice.begin + u;
-    if (part.slice.begin + u >= H) return;
-    RNNKERN_UNROLL
-    for (int k = 0; k < kStates; ++k) dstate[item][k] = load<float>(own.dstate[k], at);
-  });
-  load_saved(0);
-
-  for (int step = 0; step < chunk.steps; ++step) {
-    part.for_items([&](int item, int n, int u) {
-      const int64_t row = step * row_step + part.first_row + n, unit = part.slice.begin + u;
-      if (unit >= H) {
-        for (int g = 0; g < kGates; ++g) exchange.put(n, g * layout.segment + int(unit), S{});
-        return;
-      }
-      Saved<Cell>& now = saved[item];
-      const bool ends = chunk.ends && step == 0;
-      V dh = now.dy;
-      if (step > 0) {
-        dh = dh + V(product_of(layout, partial, n, u));
-      } else if (!ends) {
-        dh = dh + load<float>(own.product, (part.first_row + n) * H + unit);
-      }
-      if (Cell::kDirectH || ends) dh = dh + dstate[item][0];
-      dstate[item][0] = dh;
-      RNNKERN_UNROLL
-      for (int k = 1; k < kStates; ++k) {
-        if (own.dstates[k] != nullptr) dstate[item][k] = dstate[item][k] + load<float>(own.dstates[k], row * H + unit);
-      }
-      Pack<V, kGates> dx, dr;
-      Cell::backward(now.values, now.old_state, now.new_state, dstate[item], dx, dr);
-      if (own.previous_h != nullptr) store<S>(own.previous_h, row * H + unit, now.old_state[0]);
-      RNNKERN_UNROLL
-      for (int g = 0; g < kGates; ++g) {
-        const int64_t gate = (row * kGates + g) * H + unit;
-        store<S>(own.dx_gates, gate, dx[g]);
-        if constexpr (Cell::kSplitGates) store<S>(own.dr_gates, gate, dr[g]);
-        const S recurrent = narrow<S>((Cell::kSplitGates ? dr[g] : dx[g]).value);
-        exchange.put(n, g * layout.segment + int(unit), Math::round(recurrent));
-      }
-    });
-    if (step + 1 < chunk.steps) load_saved(step + 1);
-    exchange.swap();
-    multiply<Math>(layout, shared_memory<char>(layout.weights), exchange.operand(), partial);
-    sync_block();
+    }
+    for (int group = 0; group < layout_.groups; ++group) {
+      product_.multiply(layout_, exchange_, chunk_.steps - 1, group, partial.get());
+      sync_block();
+      finish(group, partial.get());
+      partial.swap();
+    }
   }
 
-  part.for_items([&](int item, int n, int u) {
-    const int64_t at = (part.first_row + n) * H + part.slice.begin + u;
-    if (part.slice.begin + u >= H) return;
-    const V product(product_of(layout, partial, n, u));
-    const bool begins = own.initial[0] != nullptr;
-    if (begins) {
-      dstate[item][0] = Cell::kDirectH ? dstate[item][0] + product : product;
-    } else {
-      store<float>(own.product, at, product);
-    }
+ private:
+  using S = typename Math::Element;
+  using V = Scalar<float>;
+  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
+  using Exchange = ExchangeOf<Math, 1>;
+
+  // What forward kept of a step, and the gradient of its output. Loaded before the blocks meet, used behind it.
+  // As stored, since a conversion would wait for what it converts.
+  struct Kept {
+    S dy, old_h, new_h;
+    Pack<V, kStates> old_state, new_state;  // 1.. only
+    Pack<V, Cell::kSaved> saved;
+  };
+
+  __device__ __forceinline__ Spot spot_of(int group) const {
+    return find_spot(layout_, part_, item_, group, chunk_.hidden);
+  }
+
+  __device__ __forceinline__ void start(int group) {
+    for (int step = 0; step < kStepsAhead; ++step) prefetch_kept(step, group);
+    const Spot spot = spot_of(group);
+    if (!spot.runs) return;
     RNNKERN_UNROLL
     for (int k = 0; k < kStates; ++k) {
-      if (k > 0 || Cell::kDirectH || begins) store<float>(own.dstate[k], at, dstate[item][k]);
+      state_of(layout_, k, group) = load<float>(own_.dstate[k], spot.row * H + spot.unit).value;
     }
-  });
-}
+  }
+
+  __device__ __forceinline__ void load_kept(int step, int group) {
+    const Spot spot = spot_of(group);
+    if (!spot.runs) return;
+    const int64_t row = step * row_step_ + spot.row, before = row + row_step_, unit = spot.unit;
+    const int64_t initial = spot.row * H + unit;
+    const bool fresh = step + 1 == chunk_.steps && own_.initial[0] != nullptr;
+    const auto element = [](const void* data, int64_t index) { return static_cast<const S*>(data)[index]; };
+    kept_.dy = element(own_.dy, row * own_.y_stride + unit);
+    kept_.new_h = element(own_.y, row * own_.y_stride + unit);
+    if (Cell::kDirectH || own_.previous_h != nullptr) {
+      kept_.old_h = fresh ? element(own_.initial[0], initial) : element(own_.y, before * own_.y_stride + unit);
+    }
+    RNNKERN_UNROLL
+    for (int k = 1; k < kStates; ++k) {
+      kept_.new_state[k] = load<float>(own_.states[k], row * H + unit);
+      kept_.old_state[k] = fresh ? load<S>(own_.initial[k], initial) : load<float>(own_.states[k], before * H + unit);
+    }
+    RNNKERN_UNROLL
+    for (int k = 0; k < Cell::kSaved; ++k) {
+      kept_.saved[k] = load<float>(own_.saved, (row * Cell::kSaved + k) * H + unit);
+    }
+  }
+
+  __device__ __forceinline__ void prefetch_kept(int step, int group) const {
+    if (step >= chunk_.steps) return;
+    const Spot spot = spot_of(group);
+    if (!spot.runs) return;
+    const int64_t row = step * row_step_ + spot.row, unit = spot.unit;
+    prefetch_l2(static_cast<const S*>(own_.dy) + row * own_.y_stride + unit);
+    prefetch_l2(static_cast<const S*>(own_.y) + row * own_.y_stride + unit);
+    RNNKERN_UNROLL
+    for (int k = 1; k < kStates; ++k) prefetch_l2(static_cast<const float*>(own_.states[k]) + row * H + unit);
+    RNNKERN_UNROLL
+    for (int k = 0; k < Cell::kSaved; ++k) {
+      prefetch_l2(static_cast<const float*>(own_.saved) + (row * Cell::kSaved + k) * H + unit);
+    }
+  }
+
+  // The gradient that the later step gives to h.
+  __device__ __forceinline__ V from_later(int step, const Spot& spot, const float* partial) const {
+    if (step > 0) {
+      float sum[1];
+      add_up(sum, layout_, partial, item_.n, item_.unit);
+      return V(sum[0]);
+    }
+    return chunk_.ends ? V(0) : load<float>(own_.product, spot.row * H + spot.unit);
+  }
+
+  __device__ __forceinline__ void run_cell(int step, int group, const float* partial) {
+    const Spot spot = spot_of(group);
+    const int64_t row = step * row_step_ + spot.row;
+    Pack<V, kGates> dx{}, dr{};
+    if (spot.runs) {
+      Pack<V, kStates> dstate{};
+      RNNKERN_UNROLL
+      for (int k = 0; k < kStates; ++k) dstate[k] = V(state_of(layout_, k, group));
+      if constexpr (Cell::kDirectH) kept_.old_state[0] = V(widen(kept_.old_h));
+      kept_.new_state[0] = V(widen(kept_.new_h));
+      V dh = V(widen(kept_.dy)) + from_later(step, spot, partial);
+      if (Cell::kDirectH || (chunk_.ends && step == 0)) dh = dh + dstate[0];
+      dstate[0] = dh;
+      RNNKERN_UNROLL
+      for (int k = 1; k < kStates; ++k) {
+        if (own_.dstates[k] != nullptr) dstate[k] = dstate[k] + load<float>(own_.dstates[k], row * H + spot.unit);
+      }
+      Cell::backward(kept_.saved, kept_.old_state, kept_.new_state, dstate, dx, dr);
+      RNNKERN_UNROLL
+      for (int k = 0; k < kStates; ++k) state_of(layout_, k, group) = dstate[k].value;
+    }
+    RNNKERN_UNROLL
+    for (int g = 0; g < kGates; ++g) {
+      const S gradient = narrow<S>((Cell::kSplitGates ? dr[g] : dx[g]).value);
+      send_words<Math>(layout_, exchange_, step, group, item_,
+                       part_.place.rank * layout_.block_words + g * layout_.slice_words, spot.sends,
+                       Math::bits(Math::round(gradient)));
+    }
+    if (spot.runs) put_out(row, spot.unit, dx, dr);
+  }
+
+  __device__ __forceinline__ void put_out(int64_t row, int64_t unit, const Pack<V, kGates>& dx,
+                                          const Pack<V, kGates>& dr) const {
+    if (own_.previous_h != nullptr) static_cast<S*>(own_.previous_h)[row * H + unit] = kept_.old_h;
+    RNNKERN_UNROLL
+    for (int g = 0; g < kGates; ++g) {
+      const int64_t gate = (row * kGates + g) * H + unit;
+      store<S>(own_.dx_gates, gate, dx[g]);
+      if constexpr (Cell::kSplitGates) store<S>(own_.dr_gates, gate, dr[g]);
+    }
+  }
+
+  // The gradients before the chunk.
+  __device__ __forceinline__ void finish(int group, const float* partial) const {
+    const Spot spot = spot_of(group);
+    if (!spot.runs) return;
+    const int64_t at = spot.row * H + spot.unit;
+    const bool begins = own_.initial[0] != nullptr;
+    const V product = from_later(chunk_.steps, spot, partial);
+    RNNKERN_UNROLL
+    for (int k = 0; k < kStates; ++k) {
+      V dstate(state_of(layout_, k, group));
+      if (k == 0 && begins) dstate = Cell::kDirectH ? dstate + product : product;
+      if (k > 0 || Cell::kDirectH || begins) store<float>(own_.dstate[k], at, dstate);
+    }
+    if (!begins) store<float>(own_.product, at, product);
+  }
+
+  const BackwardChunk& chunk_;
+  const Layout layout_;
+  const Part part_;
+  const BackwardDirection& own_;
+  const int64_t row_step_, H;
+  const Item item_;
+  const Product<Math, Exchange> product_;
+  const Exchange exchange_;
+  Kept kept_;  // of the next step
+};
 
 // ---- Launches
 
 // What older devices would trap in is not compiled for them.
-template <class Cell, class Math, template <class> class Exchange>
+template <class Cell, class Math, template <class, int> class Exchange>
 __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_constant__ ForwardChunk chunk) {
-  if constexpr (kCapability >= Exchange<typename Math::Element>::kCapabilityNeeded) {
-    run_forward<Cell, Math, Exchange>(chunk);
+  if constexpr (kCapability >= Exchange<Math, 1>::kCapabilityNeeded) {
+    ForwardBlock<Cell, Math, Exchange>(chunk).run();
   } else {
     give_up();
   }
 }
 
-template <class Cell, class Math, template <class> class Exchange>
+template <class Cell, class Math, template <class, int> class Exchange>
 __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const __grid_constant__ BackwardChunk chunk) {
-  if constexpr (kCapability >= Exchange<typename Math::Element>::kCapabilityNeeded) {
-    run_backward<Cell, Math, Exchange>(chunk);
+  if constexpr (kCapability >= Exchange<Math, 1>::kCapabilityNeeded) {
+    BackwardBlock<Cell, Math, Exchange>(chunk).run();
   } else {
     give_up();
   }
@@ -562,7 +894,7 @@ LaunchConfig launch_config(const Layout& layout, const Chunk& chunk, cudaStream_
 
 template <class Cell, class Math>
 void launch_forward(const ForwardChunk& chunk, cudaStream_t stream) {
-  const Layout layout(chunk.plan, chunk.hidden, Cell::kGates, 1, int(sizeof(typename Math::Element)));
+  const Layout layout(chunk.plan, Math::kArithmetic, Cell::kGates, 1, Cell::kStates);
   const LaunchConfig config = launch_config(layout, chunk, stream);
   chunk.plan.clusters ? launch(forward_kernel<Cell, Math, ClusterExchange>, config, chunk)
                       : launch(forward_kernel<Cell, Math, GridExchange>, config, chunk);
@@ -570,15 +902,25 @@ void launch_forward(const ForwardChunk& chunk, cudaStream_t stream) {
 
 template <class Cell, class Math>
 void launch_backward(const BackwardChunk& chunk, cudaStream_t stream) {
-  const Layout layout(chunk.plan, chunk.hidden, 1, Cell::kGates, int(sizeof(typename Math::Element)));
+  const Layout layout(chunk.plan, Math::kArithmetic, 1, Cell::kGates, Cell::kStates);
   const LaunchConfig config = launch_config(layout, chunk, stream);
   chunk.plan.clusters ? launch(backward_kernel<Cell, Math, ClusterExchange>, config, chunk)
                       : launch(backward_kernel<Cell, Math, GridExchange>, config, chunk);
 }
 
+template <class Math>
+void launch_pack(const Packing& job, cudaStream_t stream) {
+  constexpr int kBlocks = 512;  // enough to fill any GPU
+  LaunchConfig config;
+  config.grid = dim3(unsigned(job.plan.blocks * std::max(1, kBlocks / job.plan.blocks)));
+  config.block = dim3(kThreads);
+  config.stream = stream;
+  launch(pack_kernel<Math>, config, job);
+}
+
 template <class Cell, class Math>
 Kernels kernels_of() {
-  return {launch_forward<Cell, Math>, launch_backward<Cell, Math>};
+  return {launch_pack<Math>, launch_forward<Cell, Math>, launch_backward<Cell, Math>};
 }
 
 template <class Cell>
@@ -591,7 +933,7 @@ Kernels make_kernels(Arithmetic arithmetic) {
     case Arithmetic::kTf32:
       return kernels_of<Cell, MmaTf32>();
     case Arithmetic::kFloat:
-      return kernels_of<Cell, Fma32>();
+      return kernels_of<Cell, MmaFloat>();
     case Arithmetic::kDouble:
       break;
   }

@@ -20,7 +20,7 @@ namespace rnnkern::cuda::resident {
 // One direction of a forward chunk. Arrays over the sequence point at row 0 of the chunk's first step; row n of its step
 // s stands at row s * row_step + n.
 struct ForwardDirection {
-  const void* w_hh;         // storage [H, G*H] as rows of gates: [G*H, H]
+  const void* weights;      // as packed
   const void *b_ih, *b_hh;  // storage [G*H] or nullptr
   const void* x_gates;      // compute, rows of G*H, without biases
   const void* h;            // storage: h before the chunk, row n at n * h_stride
@@ -43,15 +43,16 @@ struct ForwardChunk {
   int steps, batch, hidden, directions;
   int64_t row_step[2];
   ForwardDirection direction[2];
-  void* exchange;  // scratch: exchange_bytes(), zeroed before the first chunk of a call
+  void* exchange;      // scratch through the L2 cache, zeroed before the first chunk of a call; nullptr for clusters
+  uint32_t first_tag;  // from 1 on, with `steps` more for the next chunk
 };
 
 // One direction of a backward chunk, in the order in which it is run: step 0 is the chunk's last in time. Arrays over the
 // sequence point at row 0 of that step; the step before in time stands row_step rows further.
 struct BackwardDirection {
-  const void* w_hh;  // storage [G*H, H]
-  const void* y;     // storage, row r at r * y_stride
-  const void* dy;    // storage, likewise
+  const void* weights;  // as packed
+  const void* y;        // storage, row r at r * y_stride
+  const void* dy;       // storage, likewise
   int64_t y_stride;
   const void* initial[kMaxStates];  // storage [N, H], where the chunk has the sequence's first step, else nullptr
   const void* states[kMaxStates];   // 1.. only: compute, rows of H
@@ -76,11 +77,22 @@ struct BackwardChunk {
   int64_t row_step[2];
   BackwardDirection direction[2];
   void* exchange;
+  uint32_t first_tag;
+};
+
+// Weights in the order in which the lanes of a product's warps take them.
+struct Packing {
+  Resident plan;
+  int gates, hidden;
+  bool backward;
+  const void* w_hh;  // storage [G*H, H]
+  void* packed;      // out: packed_bytes(), aligned to 16 bytes
 };
 
 // Launched on the given stream, as a cooperative launch or as clusters, by plan. They throw std::runtime_error where
 // the launch fails; a block that waits too long for another ends the kernel with a trap.
 struct Kernels {
+  void (*pack)(const Packing&, cudaStream_t);
   void (*forward)(const ForwardChunk&, cudaStream_t);
   void (*backward)(const BackwardChunk&, cudaStream_t);
 };
@@ -95,6 +107,7 @@ Kernels kernels(int cell, Arithmetic arithmetic);
 struct Options {
   PassOptions pass;
   Resident plan;
+  Arithmetic arithmetic;
   Kernels kernels;
 };
 

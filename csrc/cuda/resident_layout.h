@@ -1,5 +1,5 @@
-// How a resident kernel divides hidden units among blocks and a block's shared memory among its arrays. The plan asks
-// for its size, the launch for its bytes, the kernel for its offsets.
+// How a resident kernel divides its work among blocks, warps and lanes, and a block's shared memory among its arrays. The
+// plan asks for its size, the launch for its bytes, the kernel for its offsets.
 #pragma once
 
 #include "common/macros.h"
@@ -8,69 +8,121 @@
 namespace rnnkern::cuda::resident {
 
 inline constexpr int kThreads = 256, kWarps = kThreads / 32;
-inline constexpr int kItems = 2;       // units times rows of a block, per thread, at most
-inline constexpr int kTileRows = 16;   // of the operands of a tensor core's product
-inline constexpr int kStepBytes = 32;  // of their depth
-inline constexpr int kUnitsAlign = 8;  // a slice of units has whole lines of 16 bytes in any type
+inline constexpr int kTileRows = 16;  // gates or units in a tensor core's product
+inline constexpr int kColumns = 8;    // rows of the batch in one
+inline constexpr int kWordBytes = 16;
+inline constexpr int kChunkWords = 8;  // of a row: two for each of the four lanes that share it
+inline constexpr int kStepsAhead = 3;  // what a step reads is fetched into the L2 cache so many steps before
 
-// Units [begin, begin + count) of a block; those from H on stand for none.
-struct Slice {
-  int begin, count;
+// What a warp multiplies at once: so many tiles by so many columns of tiles, over a depth whose weights it keeps in
+// registers. The rest of its depth it reads from shared memory.
+struct Held {
+  int tiles, chunks, columns;
+  int registers;  // of a word that are elements: all, or all but a tag
 };
 
-// The product of a step: [gates * units] x depth forward (segments = 1), units x [segments * hidden] backward
-// (gates = 1). The depth has `segments` parts, each as long as all slices together.
+// By the gates of the product's left operand. float32 in full takes more registers for a product.
+constexpr RNNKERN_HD Held held(bool clusters, int gates, Arithmetic arithmetic) {
+  const int registers = clusters ? 4 : 3, fewer = arithmetic == Arithmetic::kFloat ? 1 : 0;
+  if (gates == 1) return {1, 8 - fewer, 1, registers};
+  return clusters ? Held{gates < 4 ? 3 : 4, 2 - fewer, 1, registers} : Held{3, 3 - fewer, 2 - fewer, registers};
+}
+
+constexpr RNNKERN_HD int element_bytes(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::kHalf || arithmetic == Arithmetic::kBFloat16 ? 2 : 4;
+}
+
+// Units of a block are whole words, in any type; no more than there are threads for 8 rows of the batch.
+constexpr RNNKERN_HD int units_align(bool clusters) { return clusters ? 8 : 6; }
+constexpr RNNKERN_HD int most_units(bool clusters) { return clusters ? 32 : 30; }
+
+// The product of a step: [gates * units] x hidden forward (segments = 1), units x [segments * hidden] backward
+// (gates = 1). Its right operand, what all blocks of the group put out, is exchanged in words: `values` elements of
+// neighbouring units of one row. A row has those of block 0, then of block 1 and so on; a block's are those of segment 0,
+// then of segment 1. Warps share the tiles, and those that have the same tiles share the depth.
 struct Layout {
-  int units, rows;                     // of a block at most, and of the batch in a shard
-  int segments, segment;               // of the depth; elements of each
-  int hidden;                          // those of a segment that are units
-  int tiles, operand_rows;             // rows of the operands, the left's in tiles
-  int depth_valid_bytes, depth_bytes;  // of a row: all segments; padded to whole steps
-  int depth_steps, slices;             // of the depth; parts of it that warps multiply side by side
-  int pitch, partial_pitch;            // bytes, floats from row to row, chosen against conflicts of banks
-  int weights_bytes, operand_bytes, exchange_bytes;
-  int weights, operand, partial, staging, barriers, bytes;  // offsets; all together
-  int operands;  // one, or two where peers store into the one that is not multiplied
+  Arithmetic arithmetic;
+  int gates, segments, units;
+  int values;                                // elements of a word
+  int slice_words, block_words, words;       // of a row: a block's segment, a block, all
+  int rows_of_product, tiles, pitch;         // the left operand's; floats from column to column of a product
+  int warps_across, warps_deep, tiles_each;  // warps by tiles and by depth
+  int chunks, chunks_each, chunks_shared;    // of words: all, a warp's, and those whose weights are in shared memory
+  int group_rows, groups;                    // rows of the batch that are multiplied at once, and how often in a step
+  int operand_pitch;                         // words from row to row in shared memory, chosen against bank conflicts
+  int64_t exchange_bytes;                    // of a group of blocks, through the L2 cache
+  int weights, partial, states, biases, operand, barriers;  // offsets
+  int64_t bytes;                                            // all together
 
-  RNNKERN_HD Layout(const Resident& plan, int hidden_units, int gates, int depth_segments, int element_bytes)
-      : units(plan.units), rows(plan.rows), segments(depth_segments), hidden(hidden_units) {
-    segment = round_up(hidden_units, kUnitsAlign);
-    tiles = round_up(gates * units, kTileRows) / kTileRows;
-    operand_rows = round_up(rows, kTileRows);
-    depth_valid_bytes = segments * segment * element_bytes;
-    depth_bytes = round_up(depth_valid_bytes, kStepBytes);
-    depth_steps = depth_bytes / kStepBytes;
-    const int products = round_up(tiles, 4) / 4 * (operand_rows / kTileRows);
-    slices = products >= kWarps ? 1 : kWarps / products;
-    if (slices > depth_steps) slices = depth_steps;
-    pitch = depth_bytes + 16;
-    partial_pitch = tiles * kTileRows + 4;
-    weights_bytes = tiles * kTileRows * pitch;
-    operand_bytes = operand_rows * pitch;
-    exchange_bytes = rows * depth_valid_bytes;
-    weights = 0;
-    operand = weights + weights_bytes;
-    operands = plan.clusters ? 2 : 1;
-    partial = operand + operands * operand_bytes;
-    staging = partial + slices * operand_rows * partial_pitch * 4;
-    barriers = staging + (plan.clusters ? round_up(rows * segments * units * element_bytes, 16) : 0);
-    bytes = barriers + (plan.clusters ? 16 : 0);
+  RNNKERN_HD Layout(const Resident& plan, Arithmetic of_elements, int gates_of_product, int segments_of_depth,
+                    int states_each)
+      : arithmetic(of_elements), gates(gates_of_product), segments(segments_of_depth), units(plan.units) {
+    const Held own = held(plan.clusters, gates, arithmetic);
+    values = own.registers * 4 / element_bytes(arithmetic);
+    slice_words = units / values;
+    block_words = segments * slice_words;
+    words = plan.blocks * block_words;
+    rows_of_product = gates * units;
+    tiles = ceil(rows_of_product, kTileRows);
+    pitch = tiles * kTileRows + 4;
+    warps_across = ceil(tiles, own.tiles);
+    tiles_each = ceil(tiles, warps_across);
+    warps_deep = warps_across > kWarps ? 1 : kWarps / warps_across;
+    chunks = ceil(words, kChunkWords);
+    chunks_each = ceil(chunks, warps_deep);
+    chunks_shared = chunks_each > own.chunks ? chunks_each - own.chunks : 0;
+    group_rows = own.columns * kColumns;
+    if (plan.rows <= kColumns || !valid()) group_rows = kColumns;
+    groups = ceil(plan.rows, group_rows);
+    operand_pitch = chunks * kChunkWords + 4;
+    exchange_bytes = int64_t{2} * groups * group_rows * words * kWordBytes;
+
+    int64_t end = 0;
+    const auto place = [&](int64_t size) {
+      const int64_t begin = end;
+      end += (size + kWordBytes - 1) / kWordBytes * kWordBytes;
+      return int(begin);
+    };
+    weights = place(int64_t{kWarps} * chunks_shared * fragments_of_chunk(own) * 32 * kWordBytes);
+    partial = place(int64_t{2} * warps_deep * group_rows * pitch * 4);
+    states = place(int64_t{states_each} * groups * kThreads * 4);
+    biases = place(int64_t{2} * rows_of_product * 4);
+    operand = place(plan.clusters ? int64_t{2} * groups * group_rows * operand_pitch * kWordBytes : 0);
+    barriers = place(plan.clusters ? int64_t{2} * groups * 8 : 0);
+    bytes = end;
   }
 
-  static constexpr RNNKERN_HD int round_up(int value, int to) { return (value + to - 1) / to * to; }
+  // Whether the warps can share it: its tiles, and the units of a group of rows, one a thread.
+  RNNKERN_HD bool valid() const { return warps_across <= kWarps && group_rows * slice_words <= kWarps * (32 / values); }
 
-  RNNKERN_HD Slice slice(const Resident& plan, int rank) const {
-    const int begin = rank * plan.units, rest = segment - begin;
-    return {begin, rest < plan.units ? rest : plan.units};
-  }
+  // Of 16 bytes a lane, that a warp has of each of its chunks.
+  RNNKERN_HD int fragments_of_chunk(Held own) const { return own.registers * tiles_each; }
+  RNNKERN_HD int fragments_of_warp(Held own) const { return chunks_each * fragments_of_chunk(own); }
 
-  // Where element k of the depth, counted over segments of `hidden` units, stands in a row.
-  RNNKERN_HD int position(int k) const { return k / hidden * segment + k % hidden; }
+  static constexpr RNNKERN_HD int ceil(int a, int b) { return (a + b - 1) / b; }
 };
 
-inline constexpr int kBarrierBytes = 128;  // a cache line for each group, which its blocks poll
+// A warp's part of the product.
+struct WarpPart {
+  int deep;                 // its number among those that have the same tiles
+  int first_tile, tiles;    // none where there are more warps than parts
+  int first_chunk, chunks;  // of the depth
 
-// Of a call's exchange through the L2 cache, before the groups' own memory.
-RNNKERN_HD int barrier_bytes(const Resident& plan) { return 2 * plan.shards * kBarrierBytes; }
+  RNNKERN_HD WarpPart(const Layout& layout, int warp) {
+    const int across = warp / layout.warps_deep;
+    deep = warp % layout.warps_deep;
+    first_tile = across * layout.tiles_each;
+    const int rest = layout.tiles - first_tile;
+    tiles = across >= layout.warps_across || rest < 0 ? 0 : rest < layout.tiles_each ? rest : layout.tiles_each;
+    first_chunk = layout.chunks * deep / layout.warps_deep;
+    chunks = layout.chunks * (deep + 1) / layout.warps_deep - first_chunk;
+  }
+};
+
+// Bytes of a direction's weights as its blocks' warps take them.
+inline int64_t packed_bytes(const Layout& layout, const Resident& plan) {
+  const int64_t lanes = int64_t{plan.blocks} * kThreads;
+  return lanes * layout.fragments_of_warp(held(plan.clusters, layout.gates, layout.arithmetic)) * kWordBytes;
+}
 
 }  // namespace rnnkern::cuda::resident

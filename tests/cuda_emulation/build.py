@@ -10,6 +10,7 @@ without an overlay.
 import importlib.util
 import subprocess
 import sysconfig
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -54,12 +55,13 @@ def load(library: Path) -> ModuleType:
     return module
 
 
-def build(overlay: Path | None = None) -> Path:
-    """The path of the extension's library."""
+def build(overlay: Path | None = None, spared: Collection[str] = ()) -> Path:
+    """The path of the extension's library. `spared` names sources that an overlay leaves alone."""
     folder = BUILD if overlay is None else overlay
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(torch.get_num_threads() if overlay is None else 1) as pool:
-        objects = list(pool.map(lambda source: compiled(source, overlay), SOURCES))
+        overlays = [None if source.stem in spared else overlay for source in SOURCES]
+        objects = list(pool.map(compiled, SOURCES, overlays))
     library = folder / f"{NAME}.so"
     if is_older(library, objects):
         libraries = [f"-L{path}" for path in library_paths()]

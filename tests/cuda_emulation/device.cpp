@@ -19,7 +19,7 @@ bool allow_tf32() { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN
 
 // So little memory that sequences fall into several chunks.
 const Gpu& current_gpu() {
-  static const Gpu gpu{"emulation", 90, 8, 96 << 10, 8 << 20, 16};
+  static const Gpu gpu{"emulation", 90, 8, 160 << 10, 8 << 20, 16, false};
   return gpu;
 }
 

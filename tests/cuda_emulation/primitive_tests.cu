@@ -1,4 +1,4 @@
-// Tests of csrc/cuda/primitives.cuh and grid_barrier.cuh, for a GPU and for the emulation. What a test expects follows
+// Tests of csrc/cuda/primitives.cuh, and of a barrier made of them, for a GPU and for the emulation. What a test expects follows
 // from the PTX manual, and is computed on the host.
 #include <algorithm>
 #include <cmath>
@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "../../benchmarks/gpu/grid_barrier.cuh"
 #include "common/dtype.h"
-#include "cuda/grid_barrier.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/primitives.cuh"
 #include "testing.h"

@@ -35,7 +35,7 @@ def small_problems() -> list[tuple[str, Problem]]:
         problems += [("stepwise", problem) for problem in stepwise]
     for cell in ("lstm", "gru"):
         resident = [
-            Problem(cell, torch.float32, T=2, N=19, H=40, D=2),
+            Problem(cell, torch.float32, T=3, N=70, H=40, D=2),
             Problem(cell, torch.bfloat16, T=3, N=3, H=75),
             Problem(cell, torch.float32, T=12, N=2, H=33),
         ]
@@ -43,6 +43,8 @@ def small_problems() -> list[tuple[str, Problem]]:
         projection = 4 if _C.cells()[cell]["projection"] else 0
         mixed = Problem(cell, torch.bfloat16, H=9, P=projection, D=2, lengths=LENGTHS)
         problems.append(("stepwise", mixed))
+    # Weights that do not all fit into registers.
+    problems.append(("persistent", Problem("lstm", torch.float32, T=2, N=3, H=240)))
     return problems
 
 

@@ -31,6 +31,11 @@ void launch(void (*kernel)(Parameters...), const LaunchConfig& config,
 }
 
 template <class... Parameters>
+int capability_of(void (*)(Parameters...)) {
+  return 90;
+}
+
+template <class... Parameters>
 int resident_blocks(void (*)(Parameters...), const LaunchConfig& config) {
   return emulation::resident_blocks(
       {config.grid, config.block, config.shared_bytes, config.cluster, config.cooperative});

@@ -18,7 +18,17 @@ namespace rnnkern::cuda {
 
 inline constexpr int kCapability = 90;
 
+inline uint32_t opaque(uint32_t value) { return value; }
+
+inline float divide(float a, float b) { return a / b; }
+
+inline double divide(double a, double b) { return a / b; }
+
 // ---- Conversions
+
+inline uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
+
+inline float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 inline float widen(float value) { return value; }
 
@@ -412,6 +422,8 @@ inline uint32_t atomic_add_acq_rel_gpu(uint32_t* address, uint32_t value) {
   store_shared_by_blocks(kName, address, old + value);
   return old;
 }
+
+inline void prefetch_l2(const void*) {}
 
 inline uint32_t load_relaxed_gpu(const uint32_t* address) { return load_shared_by_blocks("load_relaxed_gpu", address); }
 

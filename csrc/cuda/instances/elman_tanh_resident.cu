@@ -3,6 +3,5 @@
 namespace rnnkern::cuda::resident {
 
 template Kernels make_kernels<Elman<Tanh>>(Arithmetic);
-template Kernels make_kernels<Elman<Relu>>(Arithmetic);
 
 }  // namespace rnnkern::cuda::resident
