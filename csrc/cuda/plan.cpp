@@ -14,7 +14,8 @@
 namespace rnnkern::cuda {
 namespace {
 
-// The model, in nanoseconds and bytes a nanosecond, as measured on an H200 (benchmarks/results/gpu-nvidia-h200-micro.json).
+// The model of an H200, in nanoseconds and bytes a nanosecond. Exchanges and rates are from what was measured there
+// (benchmarks/results/gpu-nvidia-h200-*); products, cells and a call are estimates, and launches half of what was seen.
 constexpr double kExchangeThroughL2 = 850, kL2Rate = 120;  // of a multiprocessor
 constexpr double kExchangeInCluster = 250, kClusterRate = 29;
 constexpr double kProduct = 0.85;  // 16 gates by 8 rows of the batch by 32 bytes of depth
