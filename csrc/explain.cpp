@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/backend.h"
+#include "cuda/fused_layout.h"
 #include "layer.h"
 
 namespace rnnkern {
@@ -36,14 +37,17 @@ cuda::Gpu find_gpu(const std::string& device) {
   throw std::runtime_error("device: expected one of " + known + ", got '" + device + "'");
 }
 
-std::string describe_blocks(const cuda::Plan& plan) {
-  const auto text = [](int value) { return std::to_string(value); };
+std::string describe_blocks(const cuda::Work& work, const cuda::Plan& plan) {
+  const auto text = [](int64_t value) { return std::to_string(value); };
   if (plan.strategy == cuda::Strategy::kStepwise) {
     return "up to " + text(cuda::kPointwiseThreads) + " threads, one for each unit and row";
   }
+  const cuda::fused::Layout layout(work.arithmetic, work.gates, 1, work.batch, work.hidden);
+  const bool fused = plan.strategy == cuda::Strategy::kFused;
   const cuda::Resident& tiles = plan.resident;
-  return text(tiles.blocks) + " of " + text(tiles.units) + " units for each direction and each of " +
-         text(tiles.shards) + " shards of " + text(tiles.rows) + " rows of the batch";
+  return text(fused ? layout.unit_blocks : tiles.blocks) + " of " + text(fused ? layout.units : tiles.units) +
+         " units for each direction and each of " + text(fused ? layout.row_blocks : tiles.shards) + " shards of " +
+         text(fused ? layout.rows : tiles.rows) + " rows of the batch";
 }
 
 // Why a strategy was not chosen.
@@ -52,7 +56,7 @@ std::string describe_other(cuda::Strategy strategy, cuda::Work work, const cuda:
   work.training = true;
   if (const auto reason = cuda::refusal(strategy, work, gpu)) return "possible without gradients only: " + *reason;
   if (!cuda::forced_strategy().empty()) return "possible, but another was asked for";
-  return "possible, but " + cuda::caution(work, gpu).value_or("slower");
+  return "possible, but " + cuda::caution(strategy, work, gpu).value_or("slower");
 }
 
 Explanation explain_gpu(const Cell& cell, DType storage, const Shape& shape, const std::string& device) {
@@ -61,7 +65,7 @@ Explanation explain_gpu(const Cell& cell, DType storage, const Shape& shape, con
   const cuda::Plan plan = cuda::choose_plan(work, gpu, cuda::forced_strategy());
   Explanation lines{{"device", gpu.name},
                     {"strategy", cuda::name(plan.strategy)},
-                    {"blocks", describe_blocks(plan)},
+                    {"blocks", describe_blocks(work, plan)},
                     {"input projection", std::to_string(plan.chunk_rows) + " rows ahead"}};
   for (const cuda::Strategy other : cuda::kStrategies) {
     if (other != plan.strategy) lines.emplace_back(cuda::name(other), describe_other(other, work, gpu));

@@ -234,8 +234,8 @@ def test_the_same_bits_every_time(name):
         assert_same_bits(run(module, x), first)
 
 
-@pytest.mark.parametrize("strategy", ["cluster", "persistent"])
-def test_a_thousand_runs_of_resident_weights_give_the_same_bits(strategy, monkeypatch):
+@pytest.mark.parametrize("strategy", ["cluster", "persistent", "fused"])
+def test_a_thousand_runs_of_a_strategy_give_the_same_bits(strategy, monkeypatch):
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", strategy)
     _, module = pair("LSTM", 64, 256, dtype=torch.bfloat16, device=DEVICE)
     x = torch.randn(20, 33, 64, device=DEVICE, dtype=torch.bfloat16)

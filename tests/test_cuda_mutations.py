@@ -12,8 +12,24 @@ import pytest
 from cuda_emulation import build
 
 TESTS = Path(__file__).resolve().parent
-SPARED = {"resident.cuh": {"elman_relu_resident", "elman_tanh_resident", "gru_resident"}}
-"""Instances that need not share a source's mistake: it is seen in the LSTM's."""
+ELMAN = ("elman", "elman_fused", "elman_relu_resident", "elman_tanh_resident")
+RESIDENT = ("lstm_resident", "gru_resident")
+FUSED = ("lstm_fused", "gru_fused")
+SPARED: dict[str, tuple[str, ...]] = {
+    "resident.cuh": (*ELMAN, "gru_resident"),
+    "mma.cuh": (*ELMAN, *FUSED, "gru_resident"),
+    "fused.cuh": ELMAN,
+    "pointwise.cuh": (*ELMAN, *FUSED),
+    "elements.cuh": (*ELMAN, *FUSED, *RESIDENT),
+}
+"""Instances that need not share a source's mistake: it is seen in others."""
+STRATEGIES: dict[str, tuple[str, ...]] = {
+    "resident.cuh": ("cluster", "persistent"),
+    "resident.cpp": ("cluster", "persistent"),
+    "mma.cuh": ("cluster", "persistent"),
+    "fused.cuh": ("fused",),
+}
+"""Those that run a source; stepwise where nothing else is said."""
 
 
 class Mutation(NamedTuple):
@@ -23,6 +39,8 @@ class Mutation(NamedTuple):
     source: str
     before: str
     after: str
+    strategies: tuple[str, ...] = ()
+    """That run it, where they are not all that run the source."""
 
 
 MUTATIONS = [
@@ -41,8 +59,8 @@ MUTATIONS = [
     Mutation(
         "swapped gates",
         "pointwise.cuh",
-        "x[g] = load<T>(step.x_gates, gate);",
-        "x[g] = load<T>(step.x_gates, (n * Cell::kGates + (g ^ 1) % Cell::kGates) * H + unit);",
+        "load<T>(step.x_gates, (n * Cell::kGates + g) * H + unit)",
+        "load<T>(step.x_gates, (n * Cell::kGates + (g ^ 1) % Cell::kGates) * H + unit)",
     ),
     Mutation(
         "off-by-one tile", "elements.cuh", "(ceil_div(columns, threads))", "(columns / threads)"
@@ -62,8 +80,8 @@ MUTATIONS = [
     Mutation(
         "bias of the other product",
         "pointwise.cuh",
-        "r[g] = r[g] + load<S>(step.b_hh, bias)",
-        "r[g] = r[g] + load<S>(step.b_ih, bias)",
+        "r[g] = product[g] + V(widen(inputs.b_hh[g]))",
+        "r[g] = product[g] + V(widen(inputs.b_ih[g]))",
     ),
     Mutation(
         "row starts a step late",
@@ -77,8 +95,8 @@ MUTATIONS = [
     Mutation(
         "direct path of h forgotten",
         "pointwise.cuh",
-        "if (Cell::kDirectH || !goes_on)",
-        "if (!goes_on)",
+        "if (Cell::kDirectH || n >= step.later)",
+        "if (n >= step.later)",
     ),
     Mutation(
         "later chunks overwrite weight gradients",
@@ -118,9 +136,9 @@ MUTATIONS = [
     ),
     Mutation(
         "lost part of the depth",
-        "resident.cuh",
-        "if (deep >= layout.warps_deep) break;",
-        "if (deep >= 1) break;",
+        "mma.cuh",
+        "if (part >= parts) break;",
+        "if (part >= parts || part > 0) break;",
     ),
     Mutation(
         "lost tile",
@@ -148,8 +166,8 @@ MUTATIONS = [
     ),
     Mutation(
         "rests of numbers forgotten",
-        "resident.cuh",
-        "    mma_m16n8k8_tf32(product, a_rest, b_high);\n",
+        "mma.cuh",
+        "  mma_m16n8k8_tf32(product, a_rest, b_high);\n",
         "",
     ),
     Mutation(
@@ -189,6 +207,50 @@ MUTATIONS = [
         "return group % plan.shards * plan.rows * 0;",
     ),
     Mutation(
+        "fused product read before it is there",
+        "fused.cuh",
+        "  sync_block();\n  for (;",
+        "  for (;",
+    ),
+    Mutation(
+        "lost chunk of a fused product",
+        "fused.cuh",
+        "      if (chunk >= chunks_) break;",
+        "      if (chunk >= chunks_ - 1) break;",
+    ),
+    Mutation(
+        "rows of a warp taken for another's",
+        "fused.cuh",
+        "row_ = warp % layout.across * kRows;",
+        "row_ = 0;",
+    ),
+    Mutation(
+        "initial state of one operand only",
+        "stepwise.cpp",
+        "h, {operands_[0], operands_[1]}}",
+        "h, {operands_[0], operands_[0]}}",
+        ("fused",),
+    ),
+    Mutation(
+        "gate of a fused unit taken for the first",
+        "fused.cuh",
+        "job.layout.element(item.row, g, item.of_layer)",
+        "job.layout.element(item.row, 0, item.of_layer)",
+    ),
+    Mutation(
+        "second item of a thread runs on the first's inputs",
+        "fused.cuh",
+        "if (index >= kThreads) inputs = load(item);",
+        "",
+    ),
+    Mutation(
+        "one operand for two steps",
+        "stepwise.cpp",
+        "std::swap(operands_[0], operands_[1]);",
+        "",
+        ("fused",),
+    ),
+    Mutation(
         "chunk after the first forgets its state",
         "resident.cpp",
         "result.h = begins ?",
@@ -213,14 +275,16 @@ def mutate_and_verify(mutation: Mutation, overlay: Path) -> subprocess.Completed
     copy = overlay / "cuda" / mutation.source
     copy.parent.mkdir(parents=True)
     copy.write_text(text.replace(mutation.before, mutation.after), encoding="utf-8")
-    return verify(build.build(overlay, SPARED.get(mutation.source, set())))
+    library = build.build(overlay, SPARED.get(mutation.source, ()))
+    strategies = mutation.strategies or STRATEGIES.get(mutation.source, ("stepwise",))
+    return verify(library, *strategies)
 
 
-def verify(library: Path) -> subprocess.CompletedProcess[str]:
+def verify(library: Path, *strategies: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which a mistake may crash."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     return subprocess.run(
-        [sys.executable, "-m", "cuda_emulation.verify", str(library)],
+        [sys.executable, "-m", "cuda_emulation.verify", str(library), *strategies],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

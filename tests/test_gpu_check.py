@@ -850,10 +850,10 @@ def test_strategies_are_forced_one_after_the_other(tiny, monkeypatch):
     monkeypatch.setenv(strategies.VARIABLE, "")
     (case,) = strategies.cases("lstm/fp32/8/3")
     row = strategies.measure(FakeDevice(), case, TRAINING, steps=4)
-    assert set(row["us_of_blocks"]) == {BASELINE, "stepwise"}
+    assert set(row["us_of_blocks"]) == {BASELINE, "fused", "stepwise"}
     assert row["wrong"] == {"persistent": "RuntimeError: lost"}
     assert asked[:2] == ["cluster", "persistent"]
-    assert set(asked[2:]) == {"stepwise"}
+    assert set(asked[2:]) == {"fused", "stepwise"}
     assert "WRONG persistent: RuntimeError: lost" in strategies.line(row)
 
 

@@ -69,6 +69,9 @@ def exact_float32(monkeypatch):
         ("RTX 4090", "cluster", "compute capability 9.0.*has 8.9"),
         ("T4", "persistent", "compute capability 8.0.*has 7.5"),
         ("A100", "persistent", "possible, but not measured"),
+        ("T4", "fused", "compute capability 8.0.*has 7.5"),
+        ("A100", "fused", "possible, but not run"),
+        ("H200", "fused", "possible, but not run"),
         ("B200", "cluster", "possible, but not measured"),
         ("H200", "persistent", "possible, but slower"),
     ],
@@ -116,7 +119,8 @@ def test_batches_of_any_size_have_a_plan(gpu, cell):
     """Of none, too: and no shard of the batch is empty."""
     for N in (0, 1, 7, 529, 10**7):
         found = plan(gpu, cell, T=2, N=N, H=16)
-        assert {found["strategy"], *found} >= {"cluster", "persistent", "stepwise"}
+        assert {found["strategy"], *found} >= {"cluster", "persistent", "fused", "stepwise"}
+    assert ("takes a batch of at most" in found["fused"]) == (gpu != "T4")
 
 
 def test_what_fits_depends_on_gates_and_dtype():
@@ -147,6 +151,8 @@ def test_packed_sequences_run_step_by_step():
         ("persistent", {"H": 512, "N": 16, "D": 2}, "29 of 18 units .* 2 shards of 8 rows"),
         ("cluster", {"H": 512, "N": 64}, "16 of 32 units .* 7 shards of 10 rows"),
         ("cluster", {"H": 128, "N": 9}, "16 of 8 units .* 5 shards of 2 rows"),
+        ("fused", {"H": 512, "N": 16}, "64 of 8 units .* 1 shards of 16 rows"),
+        ("fused", {"cell": "gru", "H": 100, "N": 200}, "7 of 16 units .* 4 shards of 64 rows"),
     ],
 )
 def test_how_a_forced_strategy_divides_the_work(strategy, options, blocks, monkeypatch):
@@ -169,7 +175,7 @@ def test_a_strategy_can_be_forced(monkeypatch):
     ):
         plan("A100")
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fast")
-    text = "RNNKERN_CUDA_STRATEGY: expected one of cluster, persistent, stepwise, got 'fast'"
+    text = "RNNKERN_CUDA_STRATEGY: expected one of cluster, persistent, fused, stepwise, got 'fast'"
     with pytest.raises(RuntimeError, match=text):
         plan("A100")
 

@@ -17,7 +17,7 @@ import rnnkern
 
 from ..shapes import Shape
 
-STRATEGIES = ("cluster", "persistent", "stepwise")
+STRATEGIES = ("cluster", "persistent", "fused", "stepwise")
 REFUSED = "cannot run this"
 """What the extension says of a strategy that does not take a problem."""
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

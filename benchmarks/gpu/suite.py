@@ -39,8 +39,8 @@ def run(context: Context, seconds: float) -> Outcome:
     kinds = {"suite": pytest_run(suite_words(), log, xml, SHARE * seconds)}
     cuda_tests = ROOT / "tests" / "test_cuda.py"
     kinds["CUDA tensors"] = pytest_run([str(cuda_tests)], log, xml, 0.5 * seconds)
-    resident = [str(ROOT / "tests" / "test_cuda_resident.py"), "--backend", "cuda"]
-    kinds["resident weights"] = pytest_run([*resident, *parallel_words()], log, xml, 0.5 * seconds)
+    forced = [str(ROOT / "tests" / "test_cuda_strategies.py"), "--backend", "cuda"]
+    kinds["strategies"] = pytest_run([*forced, *parallel_words()], log, xml, 0.5 * seconds)
     kinds["primitives"] = primitives_run(context, log, 0.3 * seconds)
     outcome = Outcome()
     for name, counts in kinds.items():

@@ -37,8 +37,13 @@ auto visit_storage(DType storage, const Body& body) {
 }
 
 template <class S>
+__device__ __forceinline__ S element(const void* data, int64_t index) {
+  return static_cast<const S*>(data)[index];
+}
+
+template <class S>
 __device__ __forceinline__ Scalar<Compute<S>> load(const void* data, int64_t index) {
-  return Scalar<Compute<S>>(widen(static_cast<const S*>(data)[index]));
+  return Scalar<Compute<S>>(widen(element<S>(data, index)));
 }
 
 template <class S>

@@ -9,6 +9,7 @@
 #include "cuda/arch/blackwell.h"
 #include "cuda/arch/hopper.h"
 #include "cuda/arch/turing.h"
+#include "cuda/fused_layout.h"
 #include "cuda/resident_layout.h"
 
 namespace rnnkern::cuda {
@@ -24,8 +25,9 @@ constexpr double kCells = 250, kMoreCells = 200;  // of a group of rows: the fir
 constexpr double kLaunches = 8000;                // of a direction's step of the strategy stepwise, by the host
 constexpr double kCall = 25000;                   // what the others do once a call: clear, pack, start
 
-constexpr int kLeastCluster = 2;  // the hardware runs no smaller one
-constexpr int kMostWaves = 4;     // of clusters one after the other
+constexpr int kTensorCoreCapability = 80;  // from which on tensor cores take every type
+constexpr int kLeastCluster = 2;           // the hardware runs no smaller one
+constexpr int kMostWaves = 4;              // of clusters one after the other
 
 std::string megabytes(int64_t bytes) {
   const std::string tenths = std::to_string((bytes * 10 + (1 << 19)) >> 20);
@@ -67,12 +69,28 @@ double block_time(const Resident& plan, const Work& work) {
          kCells + kMoreCells * (layout.groups - 1);
 }
 
-// What neither strategy has kernels for.
-std::string resident_refusal(const Work& work) {
+std::string needs_capability(int needed, const Gpu& gpu) {
+  return "needs compute capability " + version(needed) + ", this GPU has " + version(gpu.capability);
+}
+
+// What no strategy but stepwise has kernels for.
+std::string common_refusal(const Work& work) {
   if (work.arithmetic == Arithmetic::kDouble) return "has no kernels for float64";
   if (work.output != work.hidden) return "has no kernels for projections";
-  if (work.packed) return "has no kernels for packed sequences";
   return "";
+}
+
+std::string resident_refusal(const Work& work) {
+  if (work.packed) return "has no kernels for packed sequences";
+  return common_refusal(work);
+}
+
+std::string fused_refusal(const Work& work, const Gpu& gpu) {
+  if (gpu.capability < kTensorCoreCapability) return needs_capability(kTensorCoreCapability, gpu);
+  if (work.arithmetic == Arithmetic::kFloat) return "has no kernels for float32 without TF32";
+  constexpr int64_t kMostRows = fused::kMostRowBlocks * fused::kMostWarpsAcross * fused::kRows;
+  if (work.batch > kMostRows) return "takes a batch of at most " + std::to_string(kMostRows);
+  return common_refusal(work);
 }
 
 // Blocks with so many units each, and shards of the batch of which none is empty.
@@ -137,7 +155,7 @@ Choice choose_cluster(const Work& work, const Gpu& gpu) {
 
 // All blocks at once, one on a multiprocessor.
 Choice choose_persistent(const Work& work, const Gpu& gpu) {
-  if (gpu.capability < 80) return {{}, "needs compute capability 8.0, this GPU has " + version(gpu.capability)};
+  if (gpu.capability < kTensorCoreCapability) return {{}, needs_capability(kTensorCoreCapability, gpu)};
   if (const std::string reason = resident_refusal(work); !reason.empty()) return {{}, reason};
   constexpr int64_t kAlign = resident::units_align(false);
   Fastest fastest(work, gpu);
@@ -155,6 +173,7 @@ Choice choose_persistent(const Work& work, const Gpu& gpu) {
 
 Choice choose(Strategy strategy, const Work& work, const Gpu& gpu) {
   if (strategy == Strategy::kStepwise) return {};
+  if (strategy == Strategy::kFused) return {{}, fused_refusal(work, gpu)};
   return strategy == Strategy::kCluster ? choose_cluster(work, gpu) : choose_persistent(work, gpu);
 }
 
@@ -191,13 +210,16 @@ const char* name(Strategy strategy) {
       return "cluster";
     case Strategy::kPersistent:
       return "persistent";
+    case Strategy::kFused:
+      return "fused";
     case Strategy::kStepwise:
       break;
   }
   return "stepwise";
 }
 
-std::optional<std::string> caution(const Work& work, const Gpu& gpu) {
+std::optional<std::string> caution(Strategy strategy, const Work& work, const Gpu& gpu) {
+  if (strategy == Strategy::kFused) return "not run on a GPU yet";
   if (!gpu.measured) return "not measured on such a GPU yet";
   if (work.arithmetic == Arithmetic::kFloat) return "not known yet to be as exact as torch.nn without TF32";
   return std::nullopt;
@@ -231,10 +253,11 @@ Plan choose_plan(const Work& work, const Gpu& gpu, const std::string& forced) {
       throw std::runtime_error("RNNKERN_CUDA_STRATEGY: " + forced + " cannot run this: " + choice.refusal);
     }
     plan.resident = choice.resident;
-  } else if (!caution(work, gpu)) {
+  } else {
     const double steps = static_cast<double>(work.rows) / static_cast<double>(std::max<int64_t>(work.batch, 1));
     double best = steps * kLaunches * work.directions;
     for (const Strategy strategy : {Strategy::kCluster, Strategy::kPersistent}) {
+      if (caution(strategy, work, gpu)) continue;
       const Choice choice = choose(strategy, work, gpu);
       const double time = steps * choice.time + kCall;
       if (!choice.refusal.empty() || time >= best) continue;

@@ -11,11 +11,13 @@
 
 namespace rnnkern::cuda {
 
-// stepwise: a matrix product and an elementwise kernel a time step. cluster: the recurrent weights of a direction stay
-// in the registers and shared memory of one thread block cluster. persistent: in those of the whole GPU.
-enum class Strategy { kCluster, kPersistent, kStepwise };
+// stepwise: a matrix product and an elementwise kernel a time step. fused: one kernel for both. cluster: the recurrent
+// weights of a direction stay in the registers and shared memory of one thread block cluster. persistent: in those of the
+// whole GPU.
+enum class Strategy { kCluster, kPersistent, kFused, kStepwise };
 
-inline constexpr Strategy kStrategies[] = {Strategy::kCluster, Strategy::kPersistent, Strategy::kStepwise};
+inline constexpr Strategy kStrategies[] = {Strategy::kCluster, Strategy::kPersistent, Strategy::kFused,
+                                           Strategy::kStepwise};
 
 const char* name(Strategy strategy);
 
@@ -50,8 +52,8 @@ struct Plan {
   int64_t chunk_rows;  // rows of the sequence whose gate pre-activations, or their gradients, exist at once
 };
 
-// Why the plan does not choose another strategy than stepwise by itself; nothing where it does.
-std::optional<std::string> caution(const Work& work, const Gpu& gpu);
+// Why the plan does not choose that strategy by itself, even where it would be faster than stepwise; nothing where it does.
+std::optional<std::string> caution(Strategy strategy, const Work& work, const Gpu& gpu);
 
 // Why the strategy cannot run this on that GPU; nothing where it can.
 std::optional<std::string> refusal(Strategy strategy, const Work& work, const Gpu& gpu);

@@ -7,44 +7,89 @@
 
 namespace rnnkern::cuda {
 
+// What a unit and row reads at a step, besides its recurrent product. 16-bit numbers stay what they are until they are used:
+// a conversion waits for what it converts, and others may be loaded meanwhile.
 template <class Cell, class S>
-__device__ __forceinline__ void forward_unit(const ForwardStep& step, int64_t n, int64_t unit) {
+struct ForwardInputs {
+  using V = Scalar<Compute<S>>;
+  Pack<V, Cell::kGates> x;
+  Pack<S, Cell::kGates> b_ih, b_hh;
+  S old_h;                         // for kDirectH
+  Pack<V, Cell::kStates> state;    // 1.. only
+  Pack<S, Cell::kStates> initial;  // instead, for rows that start
+};
+
+template <class Cell, class S>
+__device__ __forceinline__ ForwardInputs<Cell, S> load_forward(const ForwardStep& step, int64_t n, int64_t unit) {
+  using T = Compute<S>;
+  const int64_t H = step.hidden, at = n * H + unit;
+  const bool fresh = n >= step.continuing;
+  ForwardInputs<Cell, S> inputs{};
+  RNNKERN_UNROLL
+  for (int g = 0; g < Cell::kGates; ++g) {
+    inputs.x[g] = load<T>(step.x_gates, (n * Cell::kGates + g) * H + unit);
+    if (step.b_ih != nullptr) inputs.b_ih[g] = element<S>(step.b_ih, g * H + unit);
+    if (step.b_hh != nullptr) inputs.b_hh[g] = element<S>(step.b_hh, g * H + unit);
+  }
+  if constexpr (Cell::kDirectH) {
+    inputs.old_h = fresh ? element<S>(step.initial[0], at) : element<S>(step.old_h, n * step.h_stride + unit);
+  }
+  RNNKERN_UNROLL
+  for (int k = 1; k < Cell::kStates; ++k) {
+    if (fresh) {
+      inputs.initial[k] = element<S>(step.initial[k], at);
+    } else {
+      inputs.state[k] = load<T>(step.old_states[k], at);
+    }
+  }
+  return inputs;
+}
+
+// Runs the cell with its recurrent product, without bias. Returns the new h as it was put out.
+template <class Cell, class S>
+__device__ __forceinline__ S run_forward(const ForwardStep& step, int64_t n, int64_t unit,
+                                         const ForwardInputs<Cell, S>& inputs,
+                                         const Pack<Scalar<Compute<S>>, Cell::kGates>& product) {
   using T = Compute<S>;
   using V = Scalar<T>;
   const int64_t H = step.hidden, at = n * H + unit;
   const bool fresh = n >= step.continuing, ends = n >= step.ending;
-
   Pack<V, Cell::kGates> x, r;
   RNNKERN_UNROLL
   for (int g = 0; g < Cell::kGates; ++g) {
-    const int64_t gate = (n * Cell::kGates + g) * H + unit, bias = g * H + unit;
-    x[g] = load<T>(step.x_gates, gate);
-    r[g] = load<T>(step.r_gates, gate);
-    if (step.b_ih != nullptr) x[g] = x[g] + load<S>(step.b_ih, bias);
-    if (step.b_hh != nullptr) r[g] = r[g] + load<S>(step.b_hh, bias);
+    x[g] = inputs.x[g] + V(widen(inputs.b_ih[g]));
+    r[g] = product[g] + V(widen(inputs.b_hh[g]));
   }
   Pack<V, Cell::kStates> state;
-  if constexpr (Cell::kDirectH) {
-    state[0] = fresh ? load<S>(step.initial[0], at) : load<S>(step.old_h, n * step.h_stride + unit);
-  }
+  if constexpr (Cell::kDirectH) state[0] = V(widen(inputs.old_h));
   RNNKERN_UNROLL
-  for (int k = 1; k < Cell::kStates; ++k) {
-    state[k] = fresh ? load<S>(step.initial[k], at) : load<T>(step.old_states[k], at);
-  }
-
+  for (int k = 1; k < Cell::kStates; ++k) state[k] = fresh ? V(widen(inputs.initial[k])) : inputs.state[k];
   Pack<V, Cell::kSaved> saved;
   Cell::forward(x, r, state, saved);
 
-  store<S>(step.new_h, n * step.new_h_stride + unit, state[0]);
-  if (ends && step.final[0] != nullptr) store<S>(step.final[0], at, state[0]);
+  const S h = narrow<S>(state[0].value);
+  static_cast<S*>(step.new_h)[n * step.new_h_stride + unit] = h;
+  if (ends && step.final[0] != nullptr) static_cast<S*>(step.final[0])[at] = h;
   RNNKERN_UNROLL
   for (int k = 1; k < Cell::kStates; ++k) {
     store<T>(step.new_states[k], at, state[k]);
     if (ends) store<S>(step.final[k], at, state[k]);
   }
-  if (step.saved == nullptr) return;
+  if (step.saved != nullptr) {
+    RNNKERN_UNROLL
+    for (int k = 0; k < Cell::kSaved; ++k) store<T>(step.saved, (n * Cell::kSaved + k) * H + unit, saved[k]);
+  }
+  return h;
+}
+
+template <class Cell, class S>
+__device__ __forceinline__ void forward_unit(const ForwardStep& step, int64_t n, int64_t unit) {
+  Pack<Scalar<Compute<S>>, Cell::kGates> product;
   RNNKERN_UNROLL
-  for (int k = 0; k < Cell::kSaved; ++k) store<T>(step.saved, (n * Cell::kSaved + k) * H + unit, saved[k]);
+  for (int g = 0; g < Cell::kGates; ++g) {
+    product[g] = load<Compute<S>>(step.r_gates, (n * Cell::kGates + g) * step.hidden + unit);
+  }
+  run_forward<Cell, S>(step, n, unit, load_forward<Cell, S>(step, n, unit), product);
 }
 
 template <class Cell, class S>
@@ -54,55 +99,88 @@ __global__ void __launch_bounds__(kPointwiseThreads) forward_kernel(const Forwar
   for (int64_t n = blockIdx.y; n < step.rows; n += gridDim.y) forward_unit<Cell, S>(step, n, unit);
 }
 
-// The whole gradient of the h that a row put out at this step.
+// What a unit and row reads at a step backward, besides the product that the later step gives it.
 template <class Cell, class S>
-__device__ __forceinline__ Scalar<Compute<S>> gradient_of_h(const BackwardStep& step, int64_t n, int64_t unit) {
-  using T = Compute<S>;
-  const int64_t at = n * step.hidden + unit;
-  const bool goes_on = n < step.later;
-  Scalar<T> dh(T(0));
-  if (step.dy != nullptr) dh = dh + load<S>(step.dy, n * step.y_stride + unit);
-  if (goes_on) dh = dh + load<T>(step.product, at);
-  if (Cell::kDirectH || !goes_on) dh = dh + load<T>(step.dstate[0], at);
-  return dh;
-}
+struct BackwardInputs {
+  using V = Scalar<Compute<S>>;
+  S dy, old_h, new_h;
+  Pack<V, Cell::kStates> old_state, new_state, dstates;  // 1.. only
+  Pack<S, Cell::kStates> initial;                        // instead of old_state, for rows that start
+  Pack<V, Cell::kStates> dstate;
+  Pack<V, Cell::kSaved> saved;
+};
 
 template <class Cell, class S>
-__device__ __forceinline__ void backward_unit(const BackwardStep& step, int64_t n, int64_t unit) {
+__device__ __forceinline__ BackwardInputs<Cell, S> load_backward(const BackwardStep& step, int64_t n, int64_t unit) {
+  using T = Compute<S>;
+  const int64_t H = step.hidden, at = n * H + unit;
+  const bool fresh = n >= step.continuing;
+  BackwardInputs<Cell, S> inputs{};
+  if (step.dy != nullptr) inputs.dy = element<S>(step.dy, n * step.y_stride + unit);
+  if (Cell::kDirectH || n >= step.later) inputs.dstate[0] = load<T>(step.dstate[0], at);
+  if (Cell::kDirectH || step.previous_h != nullptr) {
+    inputs.old_h = fresh ? element<S>(step.initial[0], at) : element<S>(step.old_h, n * step.y_stride + unit);
+  }
+  inputs.new_h = element<S>(step.new_h, n * step.new_h_stride + unit);
+  RNNKERN_UNROLL
+  for (int k = 1; k < Cell::kStates; ++k) {
+    if (fresh) {
+      inputs.initial[k] = element<S>(step.initial[k], at);
+    } else {
+      inputs.old_state[k] = load<T>(step.old_states[k], at);
+    }
+    inputs.new_state[k] = load<T>(step.new_states[k], at);
+    inputs.dstate[k] = load<T>(step.dstate[k], at);
+    if (step.dstates[k] != nullptr) inputs.dstates[k] = load<T>(step.dstates[k], at);
+  }
+  RNNKERN_UNROLL
+  for (int k = 0; k < Cell::kSaved; ++k) inputs.saved[k] = load<T>(step.saved, (n * Cell::kSaved + k) * H + unit);
+  return inputs;
+}
+
+// Runs the cell backward; of rows that end here the product is not read. Returns the gradients of the gates' recurrent
+// part as they were put out.
+template <class Cell, class S>
+__device__ __forceinline__ Pack<S, Cell::kGates> run_backward(const BackwardStep& step, int64_t n, int64_t unit,
+                                                              const BackwardInputs<Cell, S>& inputs,
+                                                              Scalar<Compute<S>> product) {
   using T = Compute<S>;
   using V = Scalar<T>;
   const int64_t H = step.hidden, at = n * H + unit;
-  const bool fresh = n >= step.continuing;
-
-  Pack<V, Cell::kStates> old_state, new_state, dstate;
-  if (Cell::kDirectH || step.previous_h != nullptr) {
-    old_state[0] = fresh ? load<S>(step.initial[0], at) : load<S>(step.old_h, n * step.y_stride + unit);
-  }
-  if (step.previous_h != nullptr) store<S>(step.previous_h, at, old_state[0]);
-  new_state[0] = load<S>(step.new_h, n * step.new_h_stride + unit);
-  dstate[0] = gradient_of_h<Cell, S>(step, n, unit);
+  if (step.previous_h != nullptr) static_cast<S*>(step.previous_h)[at] = inputs.old_h;
+  Pack<V, Cell::kStates> old_state, new_state = inputs.new_state, dstate;
+  old_state[0] = V(widen(inputs.old_h));
+  new_state[0] = V(widen(inputs.new_h));
+  dstate[0] = V(widen(inputs.dy));
+  if (n < step.later) dstate[0] = dstate[0] + product;
+  dstate[0] = dstate[0] + inputs.dstate[0];
   RNNKERN_UNROLL
   for (int k = 1; k < Cell::kStates; ++k) {
-    old_state[k] = fresh ? load<S>(step.initial[k], at) : load<T>(step.old_states[k], at);
-    new_state[k] = load<T>(step.new_states[k], at);
-    dstate[k] = load<T>(step.dstate[k], at);
-    if (step.dstates[k] != nullptr) dstate[k] = dstate[k] + load<T>(step.dstates[k], at);
+    old_state[k] = n >= step.continuing ? V(widen(inputs.initial[k])) : inputs.old_state[k];
+    dstate[k] = inputs.dstate[k] + inputs.dstates[k];
   }
-  Pack<V, Cell::kSaved> saved;
-  RNNKERN_UNROLL
-  for (int k = 0; k < Cell::kSaved; ++k) saved[k] = load<T>(step.saved, (n * Cell::kSaved + k) * H + unit);
 
   Pack<V, Cell::kGates> dx, dr;
-  Cell::backward(saved, old_state, new_state, dstate, dx, dr);
+  Cell::backward(inputs.saved, old_state, new_state, dstate, dx, dr);
 
   RNNKERN_UNROLL
   for (int k = Cell::kDirectH ? 0 : 1; k < Cell::kStates; ++k) store<T>(step.dstate[k], at, dstate[k]);
+  Pack<S, Cell::kGates> recurrent;
   RNNKERN_UNROLL
   for (int g = 0; g < Cell::kGates; ++g) {
     const int64_t gate = (n * Cell::kGates + g) * H + unit;
     store<S>(step.dx_gates, gate, dx[g]);
-    if constexpr (Cell::kSplitGates) store<S>(step.dr_gates, gate, dr[g]);
+    recurrent[g] = narrow<S>((Cell::kSplitGates ? dr[g] : dx[g]).value);
+    if constexpr (Cell::kSplitGates) static_cast<S*>(step.dr_gates)[gate] = recurrent[g];
   }
+  return recurrent;
+}
+
+template <class Cell, class S>
+__device__ __forceinline__ void backward_unit(const BackwardStep& step, int64_t n, int64_t unit) {
+  Scalar<Compute<S>> product{};
+  if (n < step.later) product = load<Compute<S>>(step.product, n * step.hidden + unit);
+  run_backward<Cell, S>(step, n, unit, load_backward<Cell, S>(step, n, unit), product);
 }
 
 template <class Cell, class S>

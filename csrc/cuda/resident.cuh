@@ -12,68 +12,11 @@
 #include "cells/all.h"
 #include "common/pack.h"
 #include "cuda/elements.cuh"
+#include "cuda/mma.cuh"
 #include "cuda/resident.h"
 #include "cuda/resident_layout.h"
 
 namespace rnnkern::cuda::resident {
-
-// ---- Arithmetic: what a register of an operand holds, and the product of fragments
-
-template <class S>
-struct Mma16 {
-  using Element = S;
-  static constexpr Arithmetic kArithmetic = std::is_same_v<S, Half> ? Arithmetic::kHalf : Arithmetic::kBFloat16;
-  static constexpr int kPair = 2;  // elements of a register, the lower depth in the lower half
-  static __device__ __forceinline__ uint32_t bits(S value) { return value.bits; }
-  static __device__ __forceinline__ S round(S value) { return value; }
-  static __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    mma_m16n8k16<S>(sum, a, b);
-  }
-};
-
-struct MmaTf32 {
-  using Element = float;
-  static constexpr Arithmetic kArithmetic = Arithmetic::kTf32;
-  static constexpr int kPair = 1;
-  static __device__ __forceinline__ uint32_t bits(float value) { return bits_of(value); }
-  static __device__ __forceinline__ float round(float value) { return round_to_tf32(value); }
-  static __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    mma_m16n8k8_tf32(sum, a, b);
-  }
-};
-
-// Each number is a TF32 number and a rest of half the digits, which is one but for its last bit. The product of two rests
-// is left out: on average it is as small as a float32's own rounding. Tensor cores cut off what does not fit where they
-// add, so that long sums are added outside. The rest of what is infinite is NaN.
-struct MmaFloat {
-  using Element = float;
-  static constexpr Arithmetic kArithmetic = Arithmetic::kFloat;
-  static constexpr int kPair = 1;
-  static __device__ __forceinline__ uint32_t bits(float value) { return bits_of(value); }
-  static __device__ __forceinline__ float round(float value) { return value; }
-
-  template <int N>
-  static __device__ __forceinline__ void split(const uint32_t (&value)[N], uint32_t (&high)[N], uint32_t (&rest)[N]) {
-    RNNKERN_UNROLL
-    for (int i = 0; i < N; ++i) {
-      const uint32_t whole = opaque(value[i]);  // parts that were kept from step to step would take too many registers
-      high[i] = (whole + 0x1000u) & 0xffffe000u;
-      rest[i] = bits_of(float_of(whole) - float_of(high[i]));
-    }
-  }
-
-  static __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    uint32_t a_high[4], a_rest[4], b_high[2], b_rest[2];
-    split(a, a_high, a_rest);
-    split(b, b_high, b_rest);
-    float product[4] = {};
-    mma_m16n8k8_tf32(product, a_rest, b_high);
-    mma_m16n8k8_tf32(product, a_high, b_rest);
-    mma_m16n8k8_tf32(product, a_high, b_high);
-    RNNKERN_UNROLL
-    for (int i = 0; i < 4; ++i) sum[i] += product[i];
-  }
-};
 
 // ---- Places
 
@@ -463,24 +406,11 @@ class Product {
   uint4 kept_[kHeld.chunks][kRegisters][kHeld.tiles];
 };
 
-// The rows [row, row + kCount) of a product for a row of the batch, the warps' parts added in their order.
+// The rows [row, row + kCount) of a product for a row of the batch.
 template <int kCount>
 __device__ __forceinline__ void add_up(float (&sum)[kCount], const Layout& layout, const float* partial, int n,
                                        int row) {
-  RNNKERN_UNROLL
-  for (int g = 0; g < kCount; ++g) sum[g] = 0;
-  RNNKERN_UNROLL
-  for (int deep = 0; deep < kWarps; ++deep) {
-    if (deep >= layout.warps_deep) break;
-    const float* from = partial + (deep * layout.group_rows + n) * layout.pitch + row;
-    if constexpr (kCount == 4) {
-      const float4 four = *reinterpret_cast<const float4*>(from);
-      sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
-    } else {
-      RNNKERN_UNROLL
-      for (int g = 0; g < kCount; ++g) sum[g] += from[g];
-    }
-  }
+  cuda::add_up<kWarps>(sum, partial + n * layout.pitch + row, layout.group_rows * layout.pitch, layout.warps_deep);
 }
 
 // ---- What both passes do
@@ -748,11 +678,10 @@ class BackwardBlock {
     const int64_t row = step * row_step_ + spot.row, before = row + row_step_, unit = spot.unit;
     const int64_t initial = spot.row * H + unit;
     const bool fresh = step + 1 == chunk_.steps && own_.initial[0] != nullptr;
-    const auto element = [](const void* data, int64_t index) { return static_cast<const S*>(data)[index]; };
-    kept_.dy = element(own_.dy, row * own_.y_stride + unit);
-    kept_.new_h = element(own_.y, row * own_.y_stride + unit);
+    kept_.dy = element<S>(own_.dy, row * own_.y_stride + unit);
+    kept_.new_h = element<S>(own_.y, row * own_.y_stride + unit);
     if (Cell::kDirectH || own_.previous_h != nullptr) {
-      kept_.old_h = fresh ? element(own_.initial[0], initial) : element(own_.y, before * own_.y_stride + unit);
+      kept_.old_h = fresh ? element<S>(own_.initial[0], initial) : element<S>(own_.y, before * own_.y_stride + unit);
     }
     RNNKERN_UNROLL
     for (int k = 1; k < kStates; ++k) {

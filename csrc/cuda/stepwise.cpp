@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "cuda/device.h"
 #include "cuda/launch.cuh"
@@ -18,10 +19,57 @@ void copy_rows(const Output& to, int64_t to_row, const Input& from, int64_t from
         "cannot copy final states");
 }
 
+// What the fused kernels of a pass over one direction read and write besides its own arrays.
+class Fused {
+ public:
+  Fused(const fused::Kernels& kernels, const Pass& pass, bool backward, Arena& arena)
+      : kernels_(kernels),
+        layout_(kernels.arithmetic, backward ? 1 : pass.cell.gates, backward ? pass.cell.gates : 1, pass.shape.batch,
+                pass.H),
+        weights_(arena.take(layout_.weight_words() * fused::kWordBytes)) {
+    for (void*& operand : operands_) operand = arena.take(operand_bytes());
+    if (weights_ != nullptr) kernels_.pack({layout_, backward, pass.w_hh.data, weights_}, current_stream());
+  }
+
+  // Starts a forward pass.
+  void start(const void* h) const {
+    if (weights_ != nullptr) kernels_.start({layout_, h, {operands_[0], operands_[1]}}, current_stream());
+  }
+  // Starts a backward pass: with gradients of nothing.
+  void start() const {
+    for (void* const operand : operands_) {
+      if (operand == nullptr) continue;
+      check(cudaMemsetAsync(operand, 0, static_cast<size_t>(operand_bytes()), current_stream()),
+            "cannot clear an operand");
+    }
+  }
+
+  void forward(const ForwardStep& step) { kernels_.forward(step, next(), current_stream()); }
+  void backward(const BackwardStep& step) { kernels_.backward(step, next(), current_stream()); }
+
+ private:
+  int64_t operand_bytes() const { return layout_.operand_words() * fused::kWordBytes; }
+  fused::Step next() {
+    std::swap(operands_[0], operands_[1]);
+    return {layout_, weights_, operands_[1], operands_[0]};
+  }
+
+  const fused::Kernels kernels_;
+  const fused::Layout layout_;
+  void* const weights_;
+  void* operands_[2] = {};  // of the steps in turn; the first was written last
+};
+
 class Forward : ForwardPass {
  public:
-  Forward(const ForwardProblem& problem, const PassOptions& options, int direction, Arena& arena)
-      : ForwardPass(problem, options, direction, arena), r_gates_(take_compute(arena, shape.batch, gate_rows)) {
+  Forward(const ForwardProblem& problem, const Options& options, int direction, Arena& arena)
+      : ForwardPass(problem, options.pass, direction, arena) {
+    if (options.fused) {
+      fused_.emplace(*options.fused, pass(), false, arena);
+      fused_->start(own.initial[0]);
+    } else {
+      r_gates_ = take_compute(arena, shape.batch, gate_rows);
+    }
     if (training) {
       unprojected_ = as_output(own.unprojected, H, storage_bytes);
     } else {
@@ -33,13 +81,15 @@ class Forward : ForwardPass {
   // Runs the next step; false after the last.
   bool advance() {
     if (step_ == chunk.steps.end) project_input(step_);
-    multiply_state();
+    if (!fused_) multiply_state();
     run_cells();
     if (projected()) project_output();
     return ++step_ < shape.steps;
   }
 
  private:
+  const Pass& pass() const { return *this; }
+
   // r_gates_ = h W_hh^T.
   void multiply_state() {
     const int64_t active = schedule.active(step_), continuing = schedule.continuing(step_);
@@ -78,7 +128,7 @@ class Forward : ForwardPass {
       step.new_states[k] = states.at(training ? row : 0);
     }
     if (training) step.saved = as_output(own.saved, cell.saved * H, compute_bytes).at(row);
-    cell.forward(step, current_stream());
+    fused_ ? fused_->forward(step) : cell.forward(step, current_stream());
   }
 
   void project_output() {
@@ -90,7 +140,8 @@ class Forward : ForwardPass {
     copy_rows(as_output(own.final[0], R, storage_bytes), ending, as_input(y), row + ending, active - ending, R);
   }
 
-  const Output r_gates_;
+  std::optional<Fused> fused_;
+  Output r_gates_{};
   std::array<Output, kMaxStates> running_{};  // states of inference
   Output unprojected_{};
 
@@ -99,9 +150,12 @@ class Forward : ForwardPass {
 
 class Backward : BackwardPass {
  public:
-  Backward(const BackwardProblem& problem, const PassOptions& options, int direction, Arena& arena)
-      : BackwardPass(problem, options, direction, arena), step_(shape.steps) {
+  Backward(const BackwardProblem& problem, const Options& options, int direction, Arena& arena)
+      : BackwardPass(problem, options.pass, direction, arena), step_(shape.steps) {
     if (projected()) dh_ = take_compute(arena, shape.batch, H);
+    if (!options.fused) return;
+    fused_.emplace(*options.fused, pass(), true, arena);
+    fused_->start();
   }
 
   // Runs the next step, from the last to the first; false after that.
@@ -116,6 +170,7 @@ class Backward : BackwardPass {
   }
 
  private:
+  const Pass& pass() const { return *this; }
   int64_t row() const { return schedule.offset(step_); }
   int64_t row_in_chunk() const { return row() - chunk.rows.begin; }
   int64_t row_before() const { return step_ > 0 ? schedule.offset(step_ - 1) : 0; }
@@ -164,11 +219,11 @@ class Backward : BackwardPass {
     step.dx_gates = dx_gates.at(row_in_chunk());
     step.dr_gates = dr_gates.at(row_in_chunk());
     step.previous_h = projected() ? nullptr : previous_h.at(row_in_chunk());
-    cell.backward(step, current_stream());
+    fused_ ? fused_->backward(step) : cell.backward(step, current_stream());
   }
 
-  // The gate gradients of this step, times W_hh, are what the step before it gets; for rows that started here, what
-  // their initial state gets, beside the direct path that is there already.
+  // The gate gradients of this step, times W_hh, are what the step before it gets, unless that is fused; for rows that
+  // started here, what their initial state gets, beside the direct path that is there already.
   void multiply_gates() {
     const int64_t active = schedule.active(step_), continuing = schedule.continuing(step_);
     const auto multiply_rows = [&](Range rows, const Output& to, bool accumulate) {
@@ -176,25 +231,26 @@ class Backward : BackwardPass {
                {rows.size(), R, gate_rows, matrix(dr_gates, row_in_chunk() + rows.begin), w_hh, to.at(rows.begin), R,
                 accumulate});
     };
-    if (continuing > 0) multiply_rows({0, continuing}, product, false);
+    if (continuing > 0 && !fused_) multiply_rows({0, continuing}, product, false);
     if (own.dh_wanted && continuing < active) {
       multiply_rows({continuing, active}, as_output(own.dstate[0], R, compute_bytes), cell.direct_h);
     }
   }
 
+  std::optional<Fused> fused_;
   Output dh_{};  // [N, H] the gradient of h before the projection
   int64_t step_;
 };
 
 template <class Direction, class Problem>
-size_t scratch_bytes(const Problem& problem, const PassOptions& options) {
+size_t scratch_bytes(const Problem& problem, const Options& options) {
   Arena arena(nullptr);
   for (int d = 0; d < problem.shape.directions; ++d) Direction(problem, options, d, arena);
   return arena.used();
 }
 
 template <class Direction, class Problem>
-void run(const Problem& problem, const PassOptions& options, void* scratch) {
+void run(const Problem& problem, const Options& options, void* scratch) {
   Arena arena(scratch);
   std::optional<Direction> directions[2];
   for (int d = 0; d < problem.shape.directions; ++d) directions[d].emplace(problem, options, d, arena);
@@ -203,16 +259,16 @@ void run(const Problem& problem, const PassOptions& options, void* scratch) {
 
 }  // namespace
 
-size_t forward_scratch(const ForwardProblem& problem, const PassOptions& options) {
+size_t forward_scratch(const ForwardProblem& problem, const Options& options) {
   return scratch_bytes<Forward>(problem, options);
 }
-size_t backward_scratch(const BackwardProblem& problem, const PassOptions& options) {
+size_t backward_scratch(const BackwardProblem& problem, const Options& options) {
   return scratch_bytes<Backward>(problem, options);
 }
-void forward(const ForwardProblem& problem, const PassOptions& options, void* scratch) {
+void forward(const ForwardProblem& problem, const Options& options, void* scratch) {
   run<Forward>(problem, options, scratch);
 }
-void backward(const BackwardProblem& problem, const PassOptions& options, void* scratch) {
+void backward(const BackwardProblem& problem, const Options& options, void* scratch) {
   run<Backward>(problem, options, scratch);
 }
 

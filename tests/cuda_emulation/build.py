@@ -25,7 +25,7 @@ CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "emulation"
 NAME = "rnnkern_emulated"
 
-CUDA_HOST = ("backend", "gemm", "passes", "plan", "pointwise", "resident", "stepwise")
+CUDA_HOST = ("backend", "fused", "gemm", "passes", "plan", "pointwise", "resident", "stepwise")
 SOURCES = [
     *sorted(path for path in CSRC.glob("*.cpp") if path.name != "library.cpp"),
     CSRC / "cpu" / "memory.cpp",

@@ -270,7 +270,8 @@ size_t unstarted;
 std::vector<Thread*> ready;  // may go on
 size_t alive;
 std::vector<Transfer> transfers;
-uint64_t polls;  // since something happened
+std::map<const uint64_t*, std::vector<Thread*>> waiting_for_phase;  // by barrier
+uint64_t polls;                                                     // since something happened
 
 Thread* current;
 
@@ -313,11 +314,20 @@ void enter(Thread* thread) {
   blockIdx = thread->block->index;
 }
 
+void wake(std::vector<Thread*>& waiting) {
+  ready.insert(ready.end(), waiting.begin(), waiting.end());
+  waiting.clear();
+}
+
 void deliver_transfer();
 
 // Who goes on: nullptr when all have left.
 Thread* pick() {
   if (!transfers.empty() && (random_numbers.one_in(transfer_delay) || polls > kPollsPerTransfer)) deliver_transfer();
+  while (ready.empty() && unstarted == 0 && !transfers.empty()) deliver_transfer();
+  if (ready.empty() && unstarted == 0) {
+    for (auto& [barrier, waiting] : waiting_for_phase) wake(waiting);  // their time is up
+  }
   if (ready.empty()) {
     if (unstarted > 0) return fresh[--unstarted];
     if (alive == 0) return nullptr;
@@ -353,11 +363,6 @@ void suspend(const char* what) {
   } else {
     go_on(next, &self->fiber->position);
   }
-}
-
-void wake(std::vector<Thread*>& waiting) {
-  ready.insert(ready.end(), waiting.begin(), waiting.end());
-  waiting.clear();
 }
 
 // ---- Shared memory
@@ -421,6 +426,7 @@ void store(uint64_t* barrier, BarrierState state) {
     state.phase ^= 1;
     state.pending = state.expected;
     progress();
+    wake(waiting_for_phase[barrier]);
   }
   std::memcpy(barrier, &state, sizeof(state));
 }
@@ -642,6 +648,7 @@ void reset_group(uint64_t first) {
   unstarted = alive = threads.size();
   ready.clear();
   transfers.clear();
+  waiting_for_phase.clear();
   polls = 0;
 }
 
@@ -843,7 +850,15 @@ void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes) {
   store(barrier, state);
 }
 
-bool mbarrier_phase_ended(const uint64_t* barrier, uint32_t parity) { return load(barrier).phase != parity; }
+bool mbarrier_try_wait(const uint64_t* barrier, uint32_t parity, const char* what) {
+  constexpr uint32_t kSoon = 8;  // one of so many attempts ends before the phase does
+  poll(what);
+  const auto ended = [&] { return load(barrier).phase != parity; };
+  if (ended() || random_numbers.one_in(kSoon)) return ended();
+  waiting_for_phase[barrier].push_back(current);
+  suspend(what);
+  return ended();
+}
 
 void copy_bulk(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   static constexpr const char* kName = "copy_bulk";

@@ -1,6 +1,9 @@
-"""Runs an emulated extension on small problems: `python -m cuda_emulation.verify LIBRARY`.
+"""Runs an emulated extension on small problems.
 
-Exit status 0: every result is right; 1: one is wrong, or a call failed.
+    python -m cuda_emulation.verify LIBRARY [STRATEGY ...]
+
+With all strategies, or those that are named. Exit status 0: every result is right; 1: one is wrong,
+or a call failed.
 """
 
 import os
@@ -43,6 +46,12 @@ def small_problems() -> list[tuple[str, Problem]]:
         projection = 4 if _C.cells()[cell]["projection"] else 0
         mixed = Problem(cell, torch.bfloat16, H=9, P=projection, D=2, lengths=LENGTHS)
         problems.append(("stepwise", mixed))
+        fused = [
+            Problem(cell, torch.bfloat16, T=3, N=40, H=75, D=2),
+            Problem(cell, torch.bfloat16, T=20, N=3, H=33),
+            Problem(cell, torch.bfloat16, H=40, D=2, lengths=LENGTHS),
+        ]
+        problems += [("fused", problem) for problem in fused]
     # Weights that do not all fit into registers.
     problems.append(("persistent", Problem("lstm", torch.float32, T=2, N=3, H=240)))
     return problems
@@ -62,13 +71,15 @@ def first_wrong(problem: Problem) -> str | None:
     return None
 
 
-def main(library: str) -> int:
+def main(library: str, *strategies: str) -> int:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # fresh tensors are NaN
     emulated = build.load(Path(library))
     _C.forward, _C.backward = emulated.forward, emulated.backward  # type: ignore[attr-defined]
     torch.backends.cudnn.rnn.fp32_precision = "ieee"
     for strategy, problem in small_problems():
+        if strategies and strategy not in strategies:
+            continue
         os.environ["RNNKERN_CUDA_STRATEGY"] = strategy
         try:
             wrong = first_wrong(problem)
@@ -81,4 +92,4 @@ def main(library: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

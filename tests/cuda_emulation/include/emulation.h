@@ -99,7 +99,8 @@ void wait_group(unsigned pending);
 void mbarrier_init(uint64_t* barrier, uint32_t arrivals);
 void mbarrier_invalidate(uint64_t* barrier);
 void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes);
-bool mbarrier_phase_ended(const uint64_t* barrier, uint32_t parity);
+// Whether the phase of this parity has ended, asked for some time.
+bool mbarrier_try_wait(const uint64_t* barrier, uint32_t parity, const char* what);
 
 // Bytes that come at some later time, in pieces, and are then counted by the barrier.
 void copy_bulk(void* to, const void* from, uint32_t bytes, uint64_t* barrier);

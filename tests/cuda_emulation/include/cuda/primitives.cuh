@@ -329,9 +329,7 @@ inline void mbarrier_arrive_expect_tx(Mbarrier* barrier, uint32_t bytes) {
 
 inline bool mbarrier_try_wait_parity(Mbarrier* barrier, uint32_t parity) {
   static constexpr const char* kName = "mbarrier_try_wait_parity";
-  const uint64_t* own = own_mbarrier(barrier, 90, kName);
-  emulation::poll(kName);
-  return emulation::mbarrier_phase_ended(own, parity);
+  return emulation::mbarrier_try_wait(own_mbarrier(barrier, 90, kName), parity, kName);
 }
 
 inline bool mbarrier_try_wait_parity_cluster(Mbarrier* barrier, uint32_t parity) {

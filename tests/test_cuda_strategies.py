@@ -1,4 +1,5 @@
-"""Claim: the kernels that keep the weights on the chip are right, as far as the emulation can tell.
+"""Claim: the strategies that keep weights on the chip or launch one kernel a time step are right, as
+far as the emulation can tell.
 
 For every cell, arithmetic and division into blocks, forward and backward, and chunk after chunk.
 """
@@ -15,22 +16,31 @@ ARITHMETIC = {
     "bf16": (torch.bfloat16, False),
     "f16": (torch.float16, False),
 }
+STRATEGIES = ("cluster", "persistent", "fused")
+COMBINATIONS = [
+    (strategy, arithmetic)
+    for strategy in STRATEGIES
+    for arithmetic in ARITHMETIC
+    if (strategy, arithmetic) != ("fused", "f32")
+]
 # (T, N, I, H): units and rows that fill no tile, several blocks, shards of the batch, and groups of
 # rows in a shard.
 SIZES = [(2, 3, 4, 8), (3, 70, 5, 40), (2, 1, 3, 75)]
 TF32_EPS = 2.0**-10
 
 
-@pytest.fixture(params=["cluster", "persistent"])
+@pytest.fixture(params=STRATEGIES)
 def strategy(request, monkeypatch):
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", request.param)
     return request.param
 
 
-@pytest.fixture(params=ARITHMETIC.values(), ids=ARITHMETIC.keys())
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
 def dtype(request, kernels, monkeypatch):
-    """The type of the tensors; None for float32 multiplied in TF32."""
-    dtype, tf32 = request.param
+    """The type of the tensors, for a strategy; None for float32 multiplied in TF32."""
+    strategy, arithmetic = request.param
+    dtype, tf32 = ARITHMETIC[arithmetic]
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", strategy)
     allow_tf32(monkeypatch, tf32)
     return None if tf32 else dtype
 
@@ -71,7 +81,14 @@ def check_tf32(problem):
     assert max(errors) > TF32_EPS / 64
 
 
-@pytest.mark.usefixtures("strategy", "poisoned")
+def check_in_float32(problem, strategy, monkeypatch):
+    """In full where the strategy has kernels for that, else in TF32."""
+    in_full = (strategy, "f32") in COMBINATIONS
+    allow_tf32(monkeypatch, not in_full)
+    check(problem) if in_full else check_tf32(problem)
+
+
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-N{}-I{}-H{}".format(*s))
 def test_matches_reference(cell, dtype, size, D):
@@ -82,11 +99,20 @@ def test_matches_reference(cell, dtype, size, D):
         check(Problem(cell, dtype, T, N, I, H, D))
 
 
-@pytest.mark.usefixtures("strategy", "poisoned")
-def test_across_chunks(cell, monkeypatch):
-    """The emulated GPU has so little memory that this takes several launches each way."""
-    allow_tf32(monkeypatch, False)
-    check(Problem(cell, T=40, N=2, I=3, H=33, D=2))
+@pytest.mark.usefixtures("poisoned")
+def test_across_chunks(cell, strategy, monkeypatch):
+    """The emulated GPU has so little memory that this takes several chunks each way."""
+    check_in_float32(Problem(cell, T=40, N=2, I=3, H=33, D=2), strategy, monkeypatch)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
+@pytest.mark.parametrize("lengths", [(5, 4, 4, 1), (3,) * 20 + (1,) * 20], ids=["N4", "N40"])
+def test_rows_that_come_and_go(cell, lengths, D, monkeypatch):
+    """Of packed sequences, which start late in the opposite direction."""
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fused")
+    problem = Problem(cell, I=3, H=40, D=D, lengths=lengths)
+    check_in_float32(problem, "fused", monkeypatch)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -101,24 +127,17 @@ def test_weights_partly_in_shared_memory(cell, H, strategy, monkeypatch):
     check(Problem(cell, T=2, N=3, I=2, H=H))
 
 
-@pytest.mark.usefixtures("strategy", "poisoned")
-def test_without_biases_and_with_some_gradients(cell, monkeypatch):
-    allow_tf32(monkeypatch, False)
+@pytest.mark.usefixtures("poisoned")
+def test_without_biases_and_with_some_gradients(cell, strategy, monkeypatch):
     problem = Problem(cell, T=3, N=3, H=17, bias=False)
-    check(problem)
-    names = problem.names
+    check_in_float32(problem, strategy, monkeypatch)
+    everything, names = our_gradients(problem), problem.names
     for wanted in (["x"], ["h0"], ["w_hh[0]"], []):
-        flags = [name in wanted for name in names]
-        truth = [g if w else None for g, w in zip(exact_gradients(problem), flags, strict=True)]
-        found = our_gradients(problem, flags)
-        assert_all_accurate(found, truth_like(truth), truth, names)
+        found = our_gradients(problem, [name in wanted for name in names])
+        kept = [g for g, name in zip(everything, names, strict=True) if name in wanted]
+        assert_same_bits([g for g in found if g is not None], kept)
 
 
-def truth_like(truth):
-    return [None if t is None else t.float() for t in truth]
-
-
-@pytest.mark.usefixtures("strategy")
 def test_training_and_inference_and_every_run_give_the_same_bits(cell, dtype):
     problem = Problem(cell, dtype or torch.float32, T=3, N=9, H=24, D=2)
     first = ours(problem)
@@ -131,18 +150,31 @@ def test_training_and_inference_and_every_run_give_the_same_bits(cell, dtype):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [
-        ({"dtype": torch.float64}, "float64"),
-        ({"lengths": (3, 1)}, "packed"),
-        ({"P": 3}, "projection"),
-        ({"H": 600}, "do not fit|at most 512 hidden units"),
-    ],
+    [({"dtype": torch.float64}, "float64"), ({"P": 3}, "projection")],
 )
-def test_what_it_cannot_run_is_refused(strategy, options, reason, kernels):
+def test_what_it_cannot_run_is_refused(strategy, options, reason, monkeypatch):
+    allow_tf32(monkeypatch, True)
+    with pytest.raises(RuntimeError, match=f"RNNKERN_CUDA_STRATEGY: {strategy} .*{reason}"):
+        ours(Problem("lstm", **options))
+
+
+@pytest.mark.parametrize("strategy", ["cluster", "persistent"], indirect=True)
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"lengths": (3, 1)}, "packed"), ({"H": 600}, "do not fit|at most 512 hidden units")],
+)
+def test_what_resident_weights_cannot_run_is_refused(strategy, options, reason, kernels):
     if kernels == GPU and "H" in options:
         pytest.skip("a whole GPU has room for it")
     with pytest.raises(RuntimeError, match=f"RNNKERN_CUDA_STRATEGY: {strategy} .*{reason}"):
         ours(Problem("lstm", **options))
+
+
+def test_fused_kernels_do_not_multiply_float32_in_full(monkeypatch):
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fused")
+    allow_tf32(monkeypatch, False)
+    with pytest.raises(RuntimeError, match=r"fused cannot run this: .*float32 without TF32"):
+        ours(Problem("gru"))
 
 
 def test_a_batch_that_all_multiprocessors_cannot_hold_is_refused(monkeypatch, kernels):

@@ -1,0 +1,7 @@
+#include "cuda/fused.cuh"
+
+namespace rnnkern::cuda::fused {
+
+template Kernels make_kernels<Lstm>(Arithmetic);
+
+}  // namespace rnnkern::cuda::fused
