@@ -1,5 +1,5 @@
-"""Claim: the strategies that keep weights on the chip or launch one kernel a time step are right, as
-far as the emulation can tell.
+"""Claim: the strategies that keep weights on the chip or launch one kernel a time step are right
+as far as the emulation can tell.
 
 For every cell, arithmetic and division into blocks, forward and backward, and chunk after chunk.
 """

@@ -24,6 +24,7 @@ from benchmarks.gpu import (
     commands,
     exercise,
     grid,
+    language,
     micro,
     pair,
     report,
@@ -392,9 +393,9 @@ def test_all_that_matters_fits_on_a_page():
     text = check.as_text(FACTS, found)
     assert text.endswith("\ngpu-check: passed")
     assert "more lines" not in text
-    assert len(text) < 10_000
-    assert len(text.splitlines()) < 100
-    assert sum(check.MOST_LINES.values()) + 8 < 100
+    assert len(text) < 12_000
+    assert len(text.splitlines()) < 140
+    assert sum(check.MOST_LINES.values()) + 8 < 140
 
 
 def test_what_is_too_long_is_cut():
@@ -434,14 +435,17 @@ def command(monkeypatch, tmp_path):
 def test_everything_in_order(command, tmp_path, capsys):
     _, run = command
     assert check.main([]) == 0
-    assert [name for name, _ in run] == ["tests", "sanitizer", "micro", "grid"]
+    assert [name for name, _ in run] == list(check.SHARES)
     assert run[-1][1] == pytest.approx(check.LIMIT, abs=5)
     assert run[0][1] < check.LIMIT / 2
     printed = capsys.readouterr().out
     assert "grid is fine" in printed
     assert printed.endswith("\ngpu-check: passed\n")
     kept = {path.name for path in (tmp_path / "out").iterdir()}
-    assert kept == {"tests.log", "sanitizer.log", "micro.log", "grid.log", "summary.txt"}
+    assert kept == {"logs.txt", "summary.txt"}
+    logs = (tmp_path / "out" / "logs.txt").read_text()
+    assert logs.count("the log") == len(check.SHARES)
+    assert "==== language.log\nthe log" in logs
 
 
 def test_a_part_alone_has_all_the_time(command):
@@ -678,9 +682,10 @@ def test_every_tool_runs_over_both_programs(monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "find", lambda name: f"/opt/{name}")
     monkeypatch.setattr(commands, "run", run)
     outcome = sanitizer.run(context_in(tmp_path, {PRIMITIVES: Program()}), 100.0)
-    assert len(asked) == 8
-    assert outcome.failures == ["racecheck of all kernels"]
-    assert len(outcome.lines) == 3
+    programs = len(exercise.STRATEGIES) + 1
+    assert len(asked) == len(sanitizer.TOOLS) * programs
+    assert outcome.failures == [f"racecheck of {name}" for name in exercise.STRATEGIES]
+    assert len(outcome.lines) == programs + len(exercise.STRATEGIES)
     assert "racecheck 1 hazard" in outcome.lines[0]
     assert "== sanitizer-synccheck-primitives" in (tmp_path / "sanitizer.log").read_text()
 
@@ -865,7 +870,40 @@ def test_cases_are_all_combinations():
         assert all(case.precision in answers.PRECISIONS for case in strategies.cases(text))
 
 
-def test_strategies_need_a_gpu(monkeypatch, capsys):
+@pytest.mark.parametrize("program", [strategies, language])
+def test_programs_need_a_gpu(program, monkeypatch, capsys):
     monkeypatch.setattr(available, "reason", lambda: "there is none")
-    assert strategies.main([]) == 1
+    assert program.main([]) == 1
     assert capsys.readouterr().out == "there is none\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "failures"), [(0, []), (1, ["it ended with 1"]), (None, ["it was interrupted"])]
+)
+def test_a_program_is_judged_by_its_exit_status(code, failures, monkeypatch, tmp_path):
+    asked = []
+
+    def run(words, log, seconds):
+        asked.append(words)
+        return Finished(code, "one\ntwo\n", 1.0)
+
+    monkeypatch.setattr(commands, "run", run)
+    outcome = check.run_strategies(context_in(tmp_path), 60.0)
+    assert outcome == Outcome(["one", "two"], failures)
+    assert asked[0][2:] == ["benchmarks.gpu.strategies", "--budget", "35"]
+
+
+# ---- The language model
+
+
+def test_a_language_model_is_trained_by_both(monkeypatch):
+    monkeypatch.setattr(language, "BLOCKS", 4)
+    monkeypatch.setattr(language, "STEPS", 1)
+    sizes = {"--hidden": 16, "--layers": 1, "--batch": 4, "--chunk": 8}
+    row = language.measure(FakeDevice(), sizes, autocast=False)
+    assert row["agree"]
+    assert [len(each) for each in row["losses"].values()] == [4, 4]
+    assert row["losses"][OURS] == pytest.approx(row["losses"][BASELINE], rel=0.01)
+    assert all(rate > 0 for rate in row["tokens_per_second"].values())
+    assert "times as fast" in language.lines(row)[-1]
+    assert "DIFFER" in language.lines({**row, "agree": False})[-1]

@@ -1,8 +1,10 @@
 """The check of a GPU: `make gpu-check`, or `python -m benchmarks.gpu.check` on a built extension.
 
-Runs the tests on the GPU, compute-sanitizer, small measurements and the grid against torch.nn, all
-in processes of their own, and prints a short table last. Ends with 1 if anything is wrong. Logs are
-in build/gpu-check/, results in benchmarks/results/, and both also in $OUT where that is set.
+Runs the tests on the GPU, compute-sanitizer, small measurements, the grid against torch.nn, every
+strategy against torch.nn and the training of a language model, all in processes of their own,
+and prints a short table last. Ends with 1 if anything is wrong. Logs are in build/gpu-check/,
+results in benchmarks/results/; where $OUT is set results are there too, and the ends of all logs in
+logs.txt.
 """
 
 import argparse
@@ -24,11 +26,25 @@ from .commands import ROOT
 from .parts import MICRO, PRIMITIVES, WIDTH, Context, Outcome
 from .rows import Row, all_names, read
 
-LIMIT = 400.0
+LIMIT = 450.0
 """Seconds for everything."""
-SHARES = {"tests": 0.6, "sanitizer": 0.4, "micro": 0.1, "grid": 0.6}
+SHARES = {
+    "tests": 0.6,
+    "sanitizer": 0.4,
+    "micro": 0.1,
+    "grid": 0.5,
+    "strategies": 0.3,
+    "language": 0.15,
+}
 """Of the time that is left, for each of the parts that are left, in proportion; in this order."""
-MOST_LINES = {"tests": 13, "sanitizer": 10, "micro": 30, "grid": 38}
+MOST_LINES = {
+    "tests": 13,
+    "sanitizer": 14,
+    "micro": 28,
+    "grid": 30,
+    "strategies": 40,
+    "language": 4,
+}
 FOLDER = ROOT / "build" / "gpu-check"
 SOURCES = {
     PRIMITIVES: ROOT / "tests" / "cuda_emulation" / "primitive_tests.cu",
@@ -38,8 +54,8 @@ USERS = {PRIMITIVES: {"tests", "sanitizer"}, MICRO: {"micro"}}
 RESTARTS = 3
 """Of the grid, when the GPU takes no more work in a process."""
 START = 25.0
-"""Seconds that the grid's process takes besides its budget, at most."""
-KEPT_LOG = 4 << 20
+"""Seconds that a program with a budget takes besides it, at most."""
+KEPT_LOG = 2 << 20
 """Bytes of the end of a log that are kept."""
 
 Part = Callable[[Context, float], Outcome]
@@ -78,6 +94,24 @@ def judge_grid(clocks: dict[str, dict[str, str]], rows: Sequence[Row], code: int
     return outcome
 
 
+def run_program(context: Context, seconds: float, name: str, options: Sequence[str]) -> Outcome:
+    """One that prints a line for each result, and whose exit status says if one is wrong."""
+    command = [sys.executable, "-m", f"benchmarks.gpu.{name}", *options]
+    finished = commands.run(command, context.log(name), seconds)
+    outcome = Outcome(finished.output.splitlines())
+    if finished.code != 0:
+        how = "was interrupted" if finished.code is None else f"ended with {finished.code}"
+        outcome.failures.append(f"it {how}")
+    return outcome
+
+
+def run_strategies(context: Context, seconds: float) -> Outcome:
+    """As many cases as there is time for."""
+    return run_program(
+        context, seconds, "strategies", ["--budget", f"{max(1.0, seconds - START):.0f}"]
+    )
+
+
 def parts(args: argparse.Namespace) -> dict[str, Part]:
     """Those that were asked for, in order."""
     known: dict[str, Part] = {
@@ -85,6 +119,8 @@ def parts(args: argparse.Namespace) -> dict[str, Part]:
         "sanitizer": sanitizer.run,
         "micro": micro.run,
         "grid": partial(run_grid, budget=args.budget, resume=args.resume),
+        "strategies": run_strategies,
+        "language": partial(run_program, name="language", options=[]),
     }
     return {name: known[name] for name in SHARES if name in args.only}
 
@@ -134,9 +170,10 @@ def out_folder() -> Path | None:
 
 
 def keep(log: Path, out: Path | None) -> None:
-    """The end of a log in the folder for what is to be kept."""
+    """The end of a log behind those of others, in the folder for what is to be kept."""
     if out is not None and log.exists():
-        (out / log.name).write_bytes(log.read_bytes()[-KEPT_LOG:])
+        with (out / "logs.txt").open("ab") as together:
+            together.write(f"==== {log.name}\n".encode() + log.read_bytes()[-KEPT_LOG:])
 
 
 def as_text(facts: dict[str, Any], found: dict[str, tuple[Outcome, float]]) -> str:

@@ -1,4 +1,4 @@
-"""compute-sanitizer over a run of every kernel, and over the tests of the primitives."""
+"""compute-sanitizer over a run of each strategy's kernels, and the tests of the primitives."""
 
 import re
 import sys
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from . import commands
 from .commands import Finished, NotCompiled
+from .exercise import STRATEGIES
 from .parts import PRIMITIVES, Context, Outcome
 
 PROGRAM = "compute-sanitizer"
 ERROR_CODE = 99
 """Exit status by which the tool says that it has found something."""
 OURS = ["--kernel-name", "kns=rnnkern"]
-KERNELS = "all kernels"
 TOOLS: dict[str, list[str]] = {
     # Failed API calls are no finding: who makes them asks for their status.
     "memcheck": ["--report-api-errors", "no"],
@@ -36,7 +36,7 @@ FINDINGS = 3
 """Different findings that are named of a tool."""
 # The GPU's memory is handed out piece by piece, so that a tool sees where each ends.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-AT_ONCE = 4
+AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,16 @@ class Verdict:
 
 
 def run(context: Context, seconds: float) -> Outcome:
-    """Every tool over both programs, side by side."""
+    """Every tool over every program, side by side."""
     if commands.find(PROGRAM) is None:
         return Outcome([f"there is no {PROGRAM} here: not run"])
     outcome, end = Outcome(), time.monotonic() + seconds
     targets: dict[str, list[str | Path]] = {
-        KERNELS: [sys.executable, "-m", "benchmarks.gpu.exercise"]
+        strategy: [sys.executable, "-m", "benchmarks.gpu.exercise", strategy]
+        for strategy in STRATEGIES
     }
     try:
-        targets["primitives"] = [context.program(PRIMITIVES)]
+        targets[PRIMITIVES] = [context.program(PRIMITIVES)]
     except NotCompiled as error:
         outcome.lines.append(f"primitives: {error}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -68,7 +69,7 @@ def run(context: Context, seconds: float) -> Outcome:
         }
         verdicts = {key: future.result() for key, future in waiting.items()}
     add(outcome, verdicts)
-    collect_logs(context, [f"sanitizer-{tool}-{target.split()[-1]}" for target, tool in verdicts])
+    collect_logs(context, [f"sanitizer-{tool}-{target}" for target, tool in verdicts])
     return outcome
 
 
@@ -80,8 +81,8 @@ def examine(
     assert program is not None
     command = [program, "--tool", tool, "--error-exitcode", str(ERROR_CODE)]
     command += ["--launch-timeout", "60", "--print-limit", "50", *TOOLS[tool]]
-    command += OURS if target == KERNELS and tool not in OF_ALL else []
-    log = context.log(f"sanitizer-{tool}-{target.split()[-1]}")
+    command += OURS if target != PRIMITIVES and tool not in OF_ALL else []
+    log = context.log(f"sanitizer-{tool}-{target}")
     left = max(1.0, end - time.monotonic())
     return judge(commands.run([*command, *words], log, left, ENVIRONMENT))
 

@@ -31,7 +31,7 @@ CASES = (
     "lstm/tf32,fp32/512,1024/16",
     "rnn_tanh/bf16/512,1024/16",
     "lstm/bf16,fp16,fp32/128/16",
-    "gru/bf16/2048/16",
+    "lstm,gru/bf16/2048/16",
 )
 ROW_SECONDS = 0.08
 BUDGET = 90.0
