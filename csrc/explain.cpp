@@ -42,12 +42,16 @@ std::string describe_blocks(const cuda::Work& work, const cuda::Plan& plan) {
   if (plan.strategy == cuda::Strategy::kStepwise) {
     return "up to " + text(cuda::kPointwiseThreads) + " threads, one for each unit and row";
   }
-  const cuda::fused::Layout layout(work.arithmetic, work.gates, 1, work.batch, work.hidden);
-  const bool fused = plan.strategy == cuda::Strategy::kFused;
+  const auto describe = [&](int64_t blocks, int units, int64_t shards, int rows) {
+    return text(blocks) + " of " + text(units) + " units for each direction and each of " + text(shards) +
+           " shards of " + text(rows) + " rows of the batch";
+  };
+  if (plan.strategy == cuda::Strategy::kFused) {
+    const cuda::fused::Layout layout(work.arithmetic, work.gates, 1, work.batch, work.hidden);
+    return describe(layout.unit_blocks, layout.units, layout.row_blocks, layout.rows);
+  }
   const cuda::Resident& tiles = plan.resident;
-  return text(fused ? layout.unit_blocks : tiles.blocks) + " of " + text(fused ? layout.units : tiles.units) +
-         " units for each direction and each of " + text(fused ? layout.row_blocks : tiles.shards) + " shards of " +
-         text(fused ? layout.rows : tiles.rows) + " rows of the batch";
+  return describe(tiles.blocks, tiles.units, tiles.shards, tiles.rows);
 }
 
 // Why a strategy was not chosen.

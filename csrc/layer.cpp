@@ -123,8 +123,8 @@ cuda::Work gpu_work(const Cell& cell, DType storage, const Shape& shape, bool tr
   work.rows = shape.rows;
   work.batch = shape.batch;
   work.hidden = shape.hidden;
-  work.output = shape.output();
   work.directions = shape.directions;
+  work.projected = shape.projection > 0;
   work.packed = shape.rows < shape.steps * shape.batch;
   work.training = training;
   work.backward = backward;

@@ -107,12 +107,20 @@ def test_across_chunks(cell, strategy, monkeypatch):
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("D", [1, 2], ids=["D1", "D2"])
-@pytest.mark.parametrize("lengths", [(5, 4, 4, 1), (3,) * 20 + (1,) * 20], ids=["N4", "N40"])
+@pytest.mark.parametrize("lengths", [(5, 4, 4, 1), (3,) * 70 + (1,) * 61], ids=["N4", "N131"])
 def test_rows_that_come_and_go(cell, lengths, D, monkeypatch):
     """Of packed sequences, which start late in the opposite direction."""
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fused")
     problem = Problem(cell, I=3, H=40, D=D, lengths=lengths)
     check_in_float32(problem, "fused", monkeypatch)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("N", [3, 33])
+def test_depths_of_several_batches(cell, N, monkeypatch):
+    """Of chunks that a warp of a fused kernel loads at once."""
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "fused")
+    check_in_float32(Problem(cell, T=2, N=N, H=530), "fused", monkeypatch)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -150,7 +158,11 @@ def test_training_and_inference_and_every_run_give_the_same_bits(cell, dtype):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"dtype": torch.float64}, "float64"), ({"P": 3}, "projection")],
+    [
+        ({"dtype": torch.float64}, "float64"),
+        ({"P": 3}, "projection"),
+        ({"H": 8, "P": 8}, "projection"),
+    ],
 )
 def test_what_it_cannot_run_is_refused(strategy, options, reason, monkeypatch):
     allow_tf32(monkeypatch, True)

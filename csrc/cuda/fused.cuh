@@ -59,11 +59,8 @@ __global__ void __launch_bounds__(kThreads) start_kernel(const Start job) {
 
 // ---- The product
 
-// Floats from row to row of the batch in a block's sums: [warp in depth][row of the batch][row of the product].
-template <int kTiles>
-inline constexpr int kPitch = kTiles * kTileRows + 4;  // chosen against bank conflicts
-
-// A warp's sums of a block's product, over its part of the depth.
+// A warp's sums of a block's product, over its part of the depth. A block's are [warp in depth][row of the batch][row of the
+// product], in shared memory.
 template <class Math, int kTiles>
 class Product {
  public:
@@ -85,14 +82,14 @@ class Product {
 
   __device__ __forceinline__ void store(const Layout& layout, float* partial) const {
     const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-    float* const to = partial + (deep_ * layout.rows + row_ + quad * 2) * kPitch<kTiles> + group;
+    float* const to = partial + (deep_ * layout.rows + row_ + quad * 2) * pitch(kTiles) + group;
     RNNKERN_UNROLL
     for (int t = 0; t < kTiles; ++t) {
       RNNKERN_UNROLL
       for (int i = 0; i < 8; ++i) {
         float value = sums_[0][t][i / 4][i % 4];
         if constexpr (kChains == 2) value += sums_[1][t][i / 4][i % 4];
-        to[(i / 4 * kColumns + i % 2) * kPitch<kTiles> + t * kTileRows + i % 4 / 2 * 8] = value;
+        to[(i / 4 * kColumns + i % 2) * pitch(kTiles) + t * kTileRows + i % 4 / 2 * 8] = value;
       }
     }
   }
@@ -180,7 +177,7 @@ __device__ __forceinline__ void run_items(const Step& job, int64_t rows, const L
     if (!exists(item)) continue;
     if (index >= kThreads) inputs = load(item);
     float sum[kGates];
-    add_up<kWarps>(sum, partial + item.n * kPitch<kTiles> + item.unit * kGates, layout.rows * kPitch<kTiles>,
+    add_up<kWarps>(sum, partial + item.n * pitch(kTiles) + item.unit * kGates, layout.rows * pitch(kTiles),
                    kWarps / layout.across);
     run(item, inputs, sum);
   }
@@ -255,7 +252,7 @@ void launch_start(const Start& job, cudaStream_t stream) {
 // Blocks for the rows that are alive.
 inline LaunchConfig launch_config(const Layout& layout, int64_t rows, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(layout.unit_blocks), static_cast<unsigned>(ceil_div(rows, layout.rows)));
-  const size_t sums = size_t(kWarps * kRows) * size_t(layout.tiles() * kTileRows + 4);
+  const size_t sums = size_t(kWarps * kRows * pitch(layout.tiles()));
   return {grid, dim3(kThreads), sums * sizeof(float), stream};
 }
 

@@ -22,6 +22,9 @@ inline constexpr int64_t kMostRowBlocks = 65535;  // of a grid
 // Hidden units of a block, by the gates of the product's left operand: all of them are whole tiles.
 constexpr RNNKERN_HD int units_of_block(int gates) { return gates == 4 ? 8 : 16; }
 
+// Floats from row to row of the batch in a block's sums, chosen against bank conflicts.
+constexpr RNNKERN_HD int pitch(int tiles) { return tiles * kTileRows + 4; }
+
 // Warps of a block that multiply different rows of the batch; the others share the depth with them.
 constexpr RNNKERN_HD int warps_across(int64_t batch) {
   int warps = 1;

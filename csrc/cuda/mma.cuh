@@ -65,7 +65,7 @@ struct MmaFloat {
 };
 
 // sum = what stands at `from` in each of `parts` parts of a product, at most kMost, which are `stride` floats apart; added
-// in their order.
+// in their order. Four are read at once: then `from` is aligned to 16 bytes, and `stride` a multiple of 4.
 template <int kMost, int kCount>
 __device__ __forceinline__ void add_up(float (&sum)[kCount], const float* from, int stride, int parts) {
   RNNKERN_UNROLL

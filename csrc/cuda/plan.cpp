@@ -76,7 +76,7 @@ std::string needs_capability(int needed, const Gpu& gpu) {
 // What no strategy but stepwise has kernels for.
 std::string common_refusal(const Work& work) {
   if (work.arithmetic == Arithmetic::kDouble) return "has no kernels for float64";
-  if (work.output != work.hidden) return "has no kernels for projections";
+  if (work.projected) return "has no kernels for projections";
   return "";
 }
 
@@ -123,7 +123,7 @@ class Fastest {
 };
 
 std::string too_large(const Work& work, const std::string& where) {
-  const int64_t weights = work.gates * work.hidden * work.output * element_bytes(work.storage);
+  const int64_t weights = work.gates * work.hidden * work.hidden * element_bytes(work.storage);
   return std::string(work.backward ? "backward, " : "") + "the recurrent weights of a direction, " +
          megabytes(weights) + ", the exchange and the states of a batch of " + std::to_string(work.batch) +
          " do not fit into " + where;

@@ -38,11 +38,12 @@ struct Work {
   int gates, states;
   DType storage;
   Arithmetic arithmetic;
-  int64_t rows, batch, hidden, output;
+  int64_t rows, batch, hidden;
   int directions;
-  bool packed;    // the number of rows changes from step to step
-  bool training;  // a forward call that is refused where its backward would be
-  bool backward;  // what is exchanged and multiplied is the gradient of the gates, not h
+  bool projected;  // also where the projection is as wide as the hidden units
+  bool packed;     // the number of rows changes from step to step
+  bool training;   // a forward call that is refused where its backward would be
+  bool backward;   // what is exchanged and multiplied is the gradient of the gates, not h
 };
 
 struct Plan {

@@ -7,8 +7,9 @@
 
 namespace rnnkern::cuda {
 
-// What a unit and row reads at a step, besides its recurrent product. 16-bit numbers stay what they are until they are used:
-// a conversion waits for what it converts, and others may be loaded meanwhile.
+// What a unit and row reads at a step, besides its recurrent product. 16-bit numbers stay what they are until they are used,
+// and an initial state does not become a running one: a conversion waits for what it converts, and others may be loaded
+// meanwhile.
 template <class Cell, class S>
 struct ForwardInputs {
   using V = Scalar<Compute<S>>;

@@ -540,9 +540,10 @@ void run_threads() {
   for (;;) {
     body(body_context);
     leave();
-    Fiber* fiber = current->fiber;
-    current->fiber = nullptr;
+    Thread* const left = current;
+    Fiber* const fiber = left->fiber;
     Thread* next = pick();
+    left->fiber = nullptr;
     if (next != nullptr && next->fiber == nullptr) {
       next->fiber = fiber;
       enter(next);
@@ -851,7 +852,7 @@ void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes) {
 }
 
 bool mbarrier_try_wait(const uint64_t* barrier, uint32_t parity, const char* what) {
-  constexpr uint32_t kSoon = 8;  // one of so many attempts ends before the phase does
+  constexpr uint32_t kSoon = 3;  // one of so many attempts ends before the phase does
   poll(what);
   const auto ended = [&] { return load(barrier).phase != parity; };
   if (ended() || random_numbers.one_in(kSoon)) return ended();
