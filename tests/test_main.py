@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import EMULATION, switch_to
+from cuda_emulation import build
 
 import rnnkern
 from rnnkern import _C, __main__, autograd
@@ -152,20 +154,58 @@ def test_the_strategies_of_a_gpu_are_told(gpu, monkeypatch):
     assert "fastest" in dict(__main__.facts())["  refused"]
 
 
+@pytest.mark.parametrize(
+    ("cell", "dtype", "form", "strategies"),
+    [
+        ("gru", torch.bfloat16, "padded", {"cluster", "persistent", "fused", "stepwise"}),
+        ("lstm", torch.float16, "packed", {"fused", "stepwise"}),
+        ("rnn_tanh", torch.float32, "padded", {"cluster", "persistent", "stepwise"}),
+        ("lstm", torch.bfloat16, "projected", {"stepwise"}),
+        ("lstm", torch.float64, "padded", {"stepwise"}),
+    ],
+)
+def test_all_that_a_gpu_can_do_is_tested(cell, dtype, form, strategies, gpu, monkeypatch):
+    monkeypatch.setattr(__main__, "_GPU", "H200")
+    monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "stepwise")
+    found = [
+        case.strategy
+        for case in __main__.cases()
+        if (case.cell, case.dtype, case.form, case.backend) == (cell, dtype, form, "H200")
+    ]
+    assert len(found) == len(strategies)
+    assert set(found) == strategies
+    assert os.environ["RNNKERN_CUDA_STRATEGY"] == "stepwise"
+
+
+def test_every_strategy_is_run(gpu, monkeypatch):
+    """By the emulated GPU, whose tensors are the CPU's."""
+    switch_to(EMULATION, monkeypatch)
+    explain = build.emulated().explain
+    monkeypatch.setattr(_C, "explain", lambda *problem: explain(*problem[:-1], "cuda"))
+    monkeypatch.setattr(__main__, "_GPU", "cpu")
+    cases = [case for case in __main__.cases() if case.strategy and case.cell == "gru"]
+    assert {case.strategy for case in cases} == {"cluster", "persistent", "fused", "stepwise"}
+    assert [(str(case), found) for case in cases if (found := __main__.failure(case))] == []
+
+
 def test_a_gpu_is_tested(gpu, capsys, monkeypatch):
     """With the CPU in its place."""
     monkeypatch.setattr(__main__, "_GPU", "cpu")
+    monkeypatch.setattr(__main__, "_strategies", lambda *case: ["fused", "stepwise"])
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "cluster")
 
     def is_spoiled(cell):
-        is_gpu = "RNNKERN_ISA" not in os.environ and "RNNKERN_CUDA_STRATEGY" not in os.environ
-        return is_gpu and torch.backends.cudnn.rnn.fp32_precision == "ieee"
+        is_gpu = "RNNKERN_ISA" not in os.environ
+        strategy = os.environ.get("RNNKERN_CUDA_STRATEGY")
+        return is_gpu and strategy == "fused" and torch.backends.cudnn.rnn.fp32_precision == "ieee"
 
     monkeypatch.setattr(autograd, "recurrence", spoiled(autograd.recurrence, is_spoiled, 0))
     before = torch.backends.cudnn.rnn.fp32_precision
     status = __main__.main()
     assert torch.backends.cudnn.rnn.fp32_precision == before
     text = capsys.readouterr().out
-    assert "lstm cpu float32 padded: error" in text
+    assert "lstm cpu fused float32 padded: error" in text
+    assert "gru cpu fused float64 packed: error" in text
+    assert "lstm cpu stepwise" not in text
     assert "lstm scalar float32 padded" not in text
     assert status == 1
