@@ -645,7 +645,8 @@ RACECHECK = """========= COMPUTE-SANITIZER
 @pytest.mark.parametrize(
     ("code", "output", "failed", "text", "finding"),
     [
-        (0, "========= ERROR SUMMARY: 0 errors\n", False, "passed in 7 s", ""),
+        (0, "calls: cluster 9\n========= ERROR SUMMARY: 0 errors\n", False, "passed in 7 s", ""),
+        (0, "calls: cluster 0\n========= ERROR SUMMARY: 0 errors\n", False, "nothing to look", ""),
         (
             99,
             MEMCHECK,

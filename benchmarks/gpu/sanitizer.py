@@ -95,6 +95,8 @@ def judge(finished: Finished) -> Verdict:
     found = findings(finished.output)
     if finished.code is None:
         return Verdict(f"interrupted after {finished.seconds:.0f} s", True, found)
+    if finished.code == 0 and re.search(r"^calls: \w+ 0$", finished.output, re.MULTILINE):
+        return Verdict("had nothing to look at: the GPU cannot run it", failed=False)
     if finished.code == 0:
         return Verdict(f"passed in {finished.seconds:.0f} s", False, found)
     if finished.code == ERROR_CODE or found:

@@ -1,8 +1,6 @@
 // The kernels of fused.h.
 #pragma once
 
-#include <stdexcept>
-
 #include "cells/all.h"
 #include "common/pack.h"
 #include "cuda/fused.h"
@@ -274,18 +272,7 @@ Kernels kernels_of() {
 
 template <class Cell>
 Kernels make_kernels(Arithmetic arithmetic) {
-  switch (arithmetic) {
-    case Arithmetic::kHalf:
-      return kernels_of<Cell, Mma16<Half>>();
-    case Arithmetic::kBFloat16:
-      return kernels_of<Cell, Mma16<BFloat16>>();
-    case Arithmetic::kTf32:
-      return kernels_of<Cell, MmaTf32>();
-    case Arithmetic::kFloat:
-    case Arithmetic::kDouble:
-      break;
-  }
-  throw std::logic_error("no kernels of this arithmetic");
+  return visit_tensor_cores(arithmetic, [](auto math) { return kernels_of<Cell, decltype(math)>(); });
 }
 
 }  // namespace rnnkern::cuda::fused

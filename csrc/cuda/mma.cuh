@@ -2,6 +2,7 @@
 // what several warps have of a product.
 #pragma once
 
+#include <stdexcept>
 #include <type_traits>
 
 #include "cuda/elements.cuh"
@@ -30,6 +31,23 @@ struct MmaTf32 {
     mma_m16n8k8_tf32(sum, a, b);
   }
 };
+
+// body(Math{}) for what tensor cores multiply as it is.
+template <class Body>
+auto visit_tensor_cores(Arithmetic arithmetic, const Body& body) {
+  switch (arithmetic) {
+    case Arithmetic::kHalf:
+      return body(Mma16<Half>{});
+    case Arithmetic::kBFloat16:
+      return body(Mma16<BFloat16>{});
+    case Arithmetic::kTf32:
+      return body(MmaTf32{});
+    case Arithmetic::kFloat:
+    case Arithmetic::kDouble:
+      break;
+  }
+  throw std::logic_error("tensor cores do not multiply so");
+}
 
 // Each number is a TF32 number and a rest of half the digits, which is one but for its last bit. The product of two rests
 // is left out: on average it is as small as a float32's own rounding. Tensor cores cut off what does not fit where they

@@ -1,20 +1,11 @@
 #include "cuda/pointwise.h"
 
-#include <array>
-
-#include "cells/all.h"
+#include "cuda/of_cell.h"
 
 namespace rnnkern::cuda {
-namespace {
 
-template <class... Cells>
-PointwiseKernels of_cell(CellList<Cells...>, int cell, DType storage) {
-  constexpr std::array makers{make_pointwise_kernels<Cells>...};
-  return makers[static_cast<size_t>(cell)](storage);
+PointwiseKernels pointwise_kernels(int cell, DType storage) {
+  return of_cell(AllCells{}, cell, [&]<class Cell>() { return make_pointwise_kernels<Cell>(storage); });
 }
-
-}  // namespace
-
-PointwiseKernels pointwise_kernels(int cell, DType storage) { return of_cell(AllCells{}, cell, storage); }
 
 }  // namespace rnnkern::cuda

@@ -1,21 +1,14 @@
 #include "cuda/resident.h"
 
-#include <array>
 #include <vector>
 
-#include "cells/all.h"
 #include "cuda/device.h"
 #include "cuda/launch.cuh"
+#include "cuda/of_cell.h"
 #include "cuda/resident_layout.h"
 
 namespace rnnkern::cuda::resident {
 namespace {
-
-template <class... Cells>
-Kernels of_cell(CellList<Cells...>, int cell, Arithmetic arithmetic) {
-  constexpr std::array makers{make_kernels<Cells>...};
-  return makers[static_cast<size_t>(cell)](arithmetic);
-}
 
 // Scratch of the exchange through the L2 cache, without any tag of a turn.
 char* take_exchange(Arena& arena, const Resident& plan, int directions, const Layout& layout) {
@@ -174,7 +167,9 @@ size_t scratch_bytes(const Problem& problem, const Options& options) {
 
 }  // namespace
 
-Kernels kernels(int cell, Arithmetic arithmetic) { return of_cell(AllCells{}, cell, arithmetic); }
+Kernels kernels(int cell, Arithmetic arithmetic) {
+  return of_cell(AllCells{}, cell, [&]<class Cell>() { return make_kernels<Cell>(arithmetic); });
+}
 
 size_t forward_scratch(const ForwardProblem& problem, const Options& options) {
   return scratch_bytes<Forward>(problem, options);

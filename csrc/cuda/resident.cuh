@@ -6,8 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <stdexcept>
-#include <type_traits>
 
 #include "cells/all.h"
 #include "common/pack.h"
@@ -854,19 +852,8 @@ Kernels kernels_of() {
 
 template <class Cell>
 Kernels make_kernels(Arithmetic arithmetic) {
-  switch (arithmetic) {
-    case Arithmetic::kHalf:
-      return kernels_of<Cell, Mma16<Half>>();
-    case Arithmetic::kBFloat16:
-      return kernels_of<Cell, Mma16<BFloat16>>();
-    case Arithmetic::kTf32:
-      return kernels_of<Cell, MmaTf32>();
-    case Arithmetic::kFloat:
-      return kernels_of<Cell, MmaFloat>();
-    case Arithmetic::kDouble:
-      break;
-  }
-  throw std::logic_error("no kernels of this arithmetic");
+  if (arithmetic == Arithmetic::kFloat) return kernels_of<Cell, MmaFloat>();
+  return visit_tensor_cores(arithmetic, [](auto math) { return kernels_of<Cell, decltype(math)>(); });
 }
 
 }  // namespace rnnkern::cuda::resident
