@@ -36,7 +36,7 @@ def test_pictures_exist():
 
 
 def test_measure(tmp_path, monkeypatch):
-    sizes = {"hidden": (8, 8), "layers": (1, 1), "batch": (2, 2), "chunk": (5, 5)}
+    sizes = {"hidden": (8, 8), "layers": (1, 1), "batch": (32, 32), "chunk": (100, 100)}
     monkeypatch.setattr(char_lm.CharLM, "sizes", sizes)
     monkeypatch.setattr(char_lm.CharLM, "steps", 40)
     monkeypatch.setattr(char_lm.CharLM, "threshold", 0)

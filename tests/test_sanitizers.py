@@ -33,12 +33,15 @@ NUMBERS = "FAILED: "
 
 
 class Mutation(NamedTuple):
+    """A mistake and how what sees it begins; `others` are what another thread may say first."""
+
     name: str
     report: str
     source: str
     before: str
     after: str
     isa: str = "scalar"
+    others: tuple[str, ...] = ()
 
     @property
     def sanitizer(self) -> str:
@@ -100,6 +103,7 @@ MUTATIONS = [
         "gemm.inl",
         "bias != nullptr && unit < units",
         "unit < units",
+        others=(ADDRESS,),  # of a load a little beyond the null pointer
     ),
     Mutation(
         "scratch read before it is written",
@@ -166,4 +170,4 @@ def test_kernels(sanitizer, isa):
 def test_is_caught(mutation):
     result = outcome(mutation.program, mutation.isa)
     assert result.returncode != 0, "not caught"
-    assert mutation.report in result.stderr
+    assert any(report in result.stderr for report in (mutation.report, *mutation.others))
