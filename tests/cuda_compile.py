@@ -31,8 +31,8 @@ OFTEN = ("75", "90")
 HEAD = """# What the CUDA kernels take of a GPU
 
 Registers of a thread and bytes of static shared memory of a block, by compute capability. No kernel
-spills registers or has a stack frame: where one does, this table is not written. The tests see to it
-for 7.5 and 9.0 (for all with RNNKERN_TEST_LARGE=1), and that the table is of these kernels.
+spills registers or has a stack frame: where one does, no table is written. The tests see to it
+for 7.5 and 9.0 (RNNKERN_TEST_LARGE=1: for all), and that the table is of these kernels.
 
 Written by `python tests/cuda_compile.py` with nvcc {release}
 

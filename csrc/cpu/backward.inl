@@ -61,7 +61,7 @@ class BackwardPass {
  private:
   void lay_out(void* base) {
     Arena arena(base);
-    constexpr int64_t kChunkBytes = 1 << 20, kLeastChunkRows = 256;
+    constexpr int64_t kChunkBytes = 1 << 20, kLeastChunkRows = 512;
     const int64_t row_bytes = gate_rows_ * static_cast<int64_t>(sizeof(T));
     chunk_rows_ = std::max(kLeastChunkRows, kChunkBytes * team_.size / row_bytes);
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
@@ -284,7 +284,7 @@ class BackwardPass {
     }
   }
 
-  // right_ [block][k][width]: rows row(step, n) of the chunk, in the order of the sequence.
+  // right_ [block], as a product takes it: rows row(step, n) of the chunk, in the order of the sequence.
   template <class Row>
   void pack_right(const Chunk& chunk, int64_t columns, const Row& row) {
     const int64_t count = chunk.rows.size();
@@ -292,8 +292,8 @@ class BackwardPass {
     for (int64_t step = chunk.steps.begin; step < chunk.steps.end; ++step) {
       const int64_t first = schedule_.offset(step) - chunk.rows.begin;
       for (int64_t b = mine.begin; b < mine.end; ++b) {
-        pack_plain<T>([&](int64_t k) { return row(step, k - first); }, {first, first + schedule_.active(step)}, columns,
-                      b, right_ + b * count * kWidth);
+        pack_plain<T>([&](int64_t k) { return row(step, k - first); }, {first, first + schedule_.active(step)}, count,
+                      columns, b, right_ + b * count * kWidth);
       }
     }
     team_.sync();
@@ -301,23 +301,37 @@ class BackwardPass {
 
   // dw [rows, columns] (+)= left * right_, left being [rows, count].
   void outer_product(LeftMatrix<T> left, int64_t rows, int64_t count, int64_t columns, bool first, void* dw) {
-    alignas(64) T tile[kRows * kWidth];
     const Range tiles = my_tiles(rows);
-    for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
-      const T* panel = right_ + b * count * kWidth;
-      for (int64_t i = tiles.begin; i < tiles.end; ++i) {
-        const int64_t tile_rows = std::min<int64_t>(kRows, rows - i * kRows);
-        product<T, kPlainColumns, kGradientDepthBlock>(tile_rows, left.from_row(i * kRows), count, panel, nullptr,
-                                                       tile);
-        for (int64_t row = 0; row < tile_rows; ++row) {
-          T* out = static_cast<T*>(dw) + (i * kRows + row) * columns;
-          for_plain_vectors(columns, b, tile + row * kWidth, [&](int64_t column, int64_t lanes, V value) {
-            store_units(first ? value : value + load_units(out + column, lanes), out + column, lanes);
-          });
+    // What a group of tiles reads of left stays in the L2 while all of right_ goes by.
+    constexpr int64_t kGroupBytes = 128 << 10;
+    const int64_t most = std::max<int64_t>(1, kGroupBytes / (kRows * count * static_cast<int64_t>(sizeof(T))));
+    for_tiles(tiles, most, [&](int64_t tile, int64_t group) {
+      for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
+        for (int64_t row = tile * kRows; row < std::min(rows, (tile + group) * kRows); row += kRows) {
+          outer_tile(left.from_row(row), std::min<int64_t>(kRows, rows - row), count, columns, b, first,
+                     static_cast<T*>(dw) + row * columns);
         }
       }
-    }
+    });
     team_.sync();
+  }
+
+  // One block of columns of outer_product, of at most kRows rows.
+  void outer_tile(LeftMatrix<T> left, int64_t rows, int64_t count, int64_t columns, int64_t block, bool first,
+                  T* dw) const {
+    alignas(64) T tile[kRows * kWidth];
+    const T* right = right_ + block * count * kWidth;
+    // By the end of the product it has come from wherever it is.
+    for (int64_t row = 0; row < rows && !first; ++row) {
+      prefetch(dw + row * columns + block * kWidth, std::min(kWidth, columns - block * kWidth));
+    }
+    product<T, kPlainColumns, kGradientDepthBlock>(rows, left, count, right, nullptr, tile);
+    for (int64_t row = 0; row < rows; ++row) {
+      T* out = dw + row * columns;
+      for_plain_vectors(columns, block, tile + row * kWidth, [&](int64_t column, int64_t lanes, V value) {
+        store_units(first ? value : value + load_units(out + column, lanes), out + column, lanes);
+      });
+    }
   }
 
   void input_gradient(const Chunk& chunk) {

@@ -1,15 +1,20 @@
 // Matrix products. Included inside an instruction set's namespace.
 //
-// The right-hand matrix is packed into panels [block][k][width], width = columns * kLanes, zero beyond its last column.
-// A product fills a dense tile [rows][width] of at most kTileRows rows; what becomes of it is the caller's business.
+// The right-hand matrix is packed into blocks of width = columns * kLanes, zero beyond its last column, and a block into
+// panels [k][kPanelColumns * kLanes], one after the other. A product fills a dense tile [rows][width] of at most
+// kTileRows rows; what becomes of it is the caller's business.
 
-inline constexpr int kPlainColumns = 4;  // vectors across a panel whose columns are not grouped by gates
+inline constexpr int kPlainColumns = 4;  // vectors across a block whose columns are not grouped by gates
 
 template <class T>
 inline constexpr int64_t kPlainWidth = kPlainColumns * Vec<T>::kLanes;
 
+// Vectors across a panel. Accumulators of many rows and few columns read the least of the right-hand matrix.
 template <int kColumns>
-inline constexpr int kTileRows = kAccumulators / kColumns < 8 ? kAccumulators / kColumns : 8;
+inline constexpr int kPanelColumns = kColumns % kPanelVectors == 0 ? kPanelVectors : kColumns;
+
+template <int kColumns>
+inline constexpr int kTileRows = std::min(8, kAccumulators / kPanelColumns<kColumns>);
 
 inline Range share(int64_t count, int rank, int size) { return {count * rank / size, count * (rank + 1) / size}; }
 
@@ -22,28 +27,32 @@ struct LeftMatrix {
   LeftMatrix from_row(int64_t row) const { return {data + row * row_stride, row_stride, k_stride}; }
 };
 
-// out[row] = addend[row] + sum over k < depth of a(row, k) * panel[k], for rows of width; no addend if nullptr.
-// out [kRows][width] may be addend; it overlaps nothing else.
-template <class T, int kColumns, int kRows>
-[[gnu::noinline]] void product_tile(LeftMatrix<T> a, int64_t depth, const T* panel, const T* addend,
-                                    int64_t addend_stride, T* out) {
+// out[row][column] = addend[row][column] + sum over k < depth of a(row, k) * panel(column)[k], for rows of kPanels panels;
+// no addend if nullptr. panel_stride is the distance of two panels; rows of out are out_stride apart. out may be addend;
+// it overlaps nothing else.
+template <class T, int kColumns, int kPanels, int kRows>
+[[gnu::noinline]] void product_tile(LeftMatrix<T> a, int64_t depth, const T* panel, int64_t panel_stride,
+                                    const T* addend, int64_t addend_stride, T* out, int64_t out_stride) {
   using V = Vec<T>;
-  V sum[kRows][kColumns];
+  constexpr int kAcross = kPanels * kColumns;
+  V sum[kRows][kAcross];
   RNNKERN_UNROLL
   for (int row = 0; row < kRows; ++row) {
     RNNKERN_UNROLL
-    for (int column = 0; column < kColumns; ++column) sum[row][column] = V(0);
+    for (int column = 0; column < kAcross; ++column) sum[row][column] = V(0);
   }
   const T* left = a.data;
   for (int64_t k = 0; k < depth; ++k) {
-    V right[kColumns];
+    V right[kAcross];
     RNNKERN_UNROLL
-    for (int column = 0; column < kColumns; ++column) right[column] = V::load(panel + column * V::kLanes);
+    for (int column = 0; column < kAcross; ++column) {
+      right[column] = V::load(panel + column / kColumns * panel_stride + column % kColumns * V::kLanes);
+    }
     RNNKERN_UNROLL
     for (int row = 0; row < kRows; ++row) {
       const V value(left[row * a.row_stride]);
       RNNKERN_UNROLL
-      for (int column = 0; column < kColumns; ++column) {
+      for (int column = 0; column < kAcross; ++column) {
         sum[row][column] = fma(value, right[column], sum[row][column]);
       }
     }
@@ -53,10 +62,10 @@ template <class T, int kColumns, int kRows>
   RNNKERN_UNROLL
   for (int row = 0; row < kRows; ++row) {
     RNNKERN_UNROLL
-    for (int column = 0; column < kColumns; ++column) {
+    for (int column = 0; column < kAcross; ++column) {
       V value = sum[row][column];
       if (addend != nullptr) value = value + V::load(addend + row * addend_stride + column * V::kLanes);
-      value.store(out + (row * kColumns + column) * V::kLanes);
+      value.store(out + row * out_stride + column * V::kLanes);
     }
   }
 }
@@ -65,18 +74,32 @@ template <class T, int kColumns, int kRows>
 // Weight gradients sum over all rows of a sequence, and torch.nn adds theirs up step by step.
 inline constexpr int64_t kDepthBlock = 128, kGradientDepthBlock = 32;
 
-// out [rows][width] = start [width] + a * panel, for 1 <= rows <= kTileRows; no start if nullptr.
+// out [rows][width] = start [width] + a * block, for 1 <= rows <= kTileRows; no start if nullptr.
 template <class T, int kColumns, int64_t kBlock = kDepthBlock, int kRows = kTileRows<kColumns>>
-void product(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* panel, const T* start, T* out) {
+void product(int64_t rows, LeftMatrix<T> a, int64_t depth, const T* block, const T* start, T* out) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return product<T, kColumns, kBlock, kRows - 1>(rows, a, depth, panel, start, out);
+    if (rows < kRows) return product<T, kColumns, kBlock, kRows - 1>(rows, a, depth, block, start, out);
   }
-  constexpr int64_t kWidth = kColumns * Vec<T>::kLanes;
-  product_tile<T, kColumns, kRows>(a, std::min(depth, kBlock), panel, start, 0, out);
-  for (int64_t k = kBlock; k < depth; k += kBlock) {
+  constexpr int kAcross = kPanelColumns<kColumns>;
+  constexpr int64_t kWidth = kColumns * Vec<T>::kLanes, kPanelWidth = kAcross * Vec<T>::kLanes;
+  constexpr bool kTogether = kRows * kColumns <= kAccumulators;  // few rows have accumulators for all panels
+  constexpr int kPanels = kTogether ? kColumns / kAcross : 1;
+  for (int64_t k = 0; k == 0 || k < depth; k += kBlock) {  // without depth the start is the sum
     const LeftMatrix<T> rest{a.data + k * a.k_stride, a.row_stride, a.k_stride};
-    product_tile<T, kColumns, kRows>(rest, std::min(depth - k, kBlock), panel + k * kWidth, out, kWidth, out);
+    const T* addend = k == 0 ? start : out;
+    for (int64_t column = 0; column < kWidth; column += kPanels * kPanelWidth) {
+      product_tile<T, kAcross, kPanels, kRows>(
+          rest, std::min(depth - k, kBlock), block + column * depth + k * kPanelWidth, depth * kPanelWidth,
+          addend == nullptr ? nullptr : addend + column, k == 0 ? 0 : kWidth, out + column, kWidth);
+    }
   }
+}
+
+// Where the vector of a column of a block begins at k, in a block of that depth.
+template <class T, int kColumns>
+T* vector_of_block(T* block, int64_t depth, int64_t k, int column) {
+  constexpr int kAcross = kPanelColumns<kColumns>;
+  return block + (column / kAcross * depth + k) * kAcross * Vec<T>::kLanes + column % kAcross * Vec<T>::kLanes;
 }
 
 // Calls body(first_row, count) over the rows in as few tiles of at most `tile` rows as can be, of nearly equal size.
@@ -107,6 +130,15 @@ Vec<T> load_units(const T* p, int64_t lanes) {
 template <class T>
 void store_units(Vec<T> value, T* p, int64_t lanes) {
   lanes >= Vec<T>::kLanes ? value.store(p) : value.store(p, lanes);
+}
+
+// Asks for the cache lines of `count` elements.
+template <class T>
+RNNKERN_HD void prefetch(const T* p, int64_t count) {
+#if defined(__GNUC__)
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(p + i);
+#endif
 }
 
 // rows[i][j] becomes rows[j][i]. An interleave leaves a0 b0 a1 b1 ... in its two vectors, and each round of them doubles
@@ -210,19 +242,19 @@ class Panels {
 
   void lay_out(Arena& arena, int rank, int size) {
     T* base = arena.take<T>(packed_ ? (once_ ? size : blocks_) * block_size_ : 0);
-    panels_ = base == nullptr ? nullptr : base + (once_ ? rank * block_size_ : 0);
+    base_ = base == nullptr ? nullptr : base + (once_ ? rank * block_size_ : 0);
   }
 
   bool packed() const { return packed_; }
 
  protected:
   bool once() const { return packed_ && once_; }
-  T* panel(int64_t block) const { return once_ ? panels_ : panels_ + block * block_size_; }
+  T* block(int64_t index) const { return once_ ? base_ : base_ + index * block_size_; }
 
  private:
   bool packed_, once_ = false;
   int64_t blocks_, block_size_;
-  T* panels_ = nullptr;
+  T* base_ = nullptr;
 };
 
 // W^T as the right-hand matrix of products, W being [groups * units, depth]. A block of its columns holds, group by
@@ -254,7 +286,7 @@ class TransposedMatrix : public Panels<T> {
 
   // out [rows][width] = start [width] + a * block, for 1 <= rows <= kRows.
   void multiply(int64_t rows, LeftMatrix<T> a, int64_t block, const T* start, T* out) const {
-    if (this->packed()) return product<T, kColumns>(rows, a, depth_, this->panel(block), start, out);
+    if (this->packed()) return product<T, kColumns>(rows, a, depth_, this->block(block), start, out);
     for (int64_t column = 0; column < kWidth; column += kDots) {
       const T* w[kDots];
       for (int dot = 0; dot < kDots; ++dot) w[dot] = w_row(block, column + dot);
@@ -274,10 +306,10 @@ class TransposedMatrix : public Panels<T> {
   // A vector load takes a whole cache line of a row: rows whose distance is a power of two would evict one another.
   void pack_block(int64_t block) const {
     using V = Vec<T>;
-    T* panel = this->panel(block);
-    for (int64_t column = 0; column < kWidth; column += V::kLanes) {
+    for (int column = 0; column < kColumns; ++column) {
       const T* w[V::kLanes];
-      for (int lane = 0; lane < V::kLanes; ++lane) w[lane] = w_row(block, column + lane);
+      for (int lane = 0; lane < V::kLanes; ++lane) w[lane] = w_row(block, column * V::kLanes + lane);
+      T* out = vector_of_block<T, kColumns>(this->block(block), depth_, 0, column);
       for (int64_t k = 0; k < depth_; k += V::kLanes) {
         V square[V::kLanes];
         RNNKERN_UNROLL
@@ -285,7 +317,7 @@ class TransposedMatrix : public Panels<T> {
         transpose<T>(square);
         RNNKERN_UNROLL
         for (int lane = 0; lane < V::kLanes; ++lane) {
-          if (k + lane < depth_) square[lane].store(panel + (k + lane) * kWidth + column);
+          if (k + lane < depth_) square[lane].store(out + (k + lane) * kPanelColumns<kColumns> * V::kLanes);
         }
       }
     }
@@ -304,9 +336,10 @@ void pack_bias(const T* bias, int64_t groups, int64_t units, int64_t block, int6
   }
 }
 
-// Packs rows [rows.begin, rows.end) of columns [block * kPlainWidth, ...) of a matrix whose row k starts at row(k).
+// Packs rows [rows.begin, rows.end) of columns [block * kPlainWidth, ...) of a matrix of `depth` rows whose row k starts
+// at row(k).
 template <class T, class Row>
-void pack_plain(const Row& row, Range rows, int64_t columns, int64_t block, T* panel) {
+void pack_plain(const Row& row, Range rows, int64_t depth, int64_t columns, int64_t block, T* packed) {
   using V = Vec<T>;
   const int64_t first = block * kPlainWidth<T>;
   for (int64_t k = rows.begin; k < rows.end; ++k) {
@@ -314,7 +347,7 @@ void pack_plain(const Row& row, Range rows, int64_t columns, int64_t block, T* p
     for (int column = 0; column < kPlainColumns; ++column) {
       const int64_t lanes = std::max<int64_t>(0, std::min<int64_t>(V::kLanes, columns - first - column * V::kLanes));
       const V value = lanes > 0 ? load_units(source + column * V::kLanes, lanes) : V(0);
-      value.store(panel + k * kPlainWidth<T> + column * V::kLanes);
+      value.store(vector_of_block<T, kPlainColumns>(packed, depth, k, column));
     }
   }
 }
@@ -379,7 +412,7 @@ class PlainMatrix : public Panels<T> {
 
   // out [rows][width] = a * block, for 1 <= rows <= kRows.
   void multiply(int64_t rows, LeftMatrix<T> a, int64_t block, T* out) const {
-    if (this->packed()) return product<T, kPlainColumns>(rows, a, depth_, this->panel(block), nullptr, out);
+    if (this->packed()) return product<T, kPlainColumns>(rows, a, depth_, this->block(block), nullptr, out);
     for_tiles({0, rows}, kMostDotRows, [&](int64_t row, int64_t count) {
       multiply_unpacked<kMostDotRows>(count, a.from_row(row), block, out + row * kWidth);
     });
@@ -387,7 +420,8 @@ class PlainMatrix : public Panels<T> {
 
  private:
   void pack_block(int64_t block) const {
-    pack_plain<T>([this](int64_t k) { return w_ + k * columns_; }, {0, depth_}, columns_, block, this->panel(block));
+    pack_plain<T>([this](int64_t k) { return w_ + k * columns_; }, {0, depth_}, depth_, columns_, block,
+                  this->block(block));
   }
 
   template <int kTile>

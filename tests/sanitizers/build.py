@@ -98,7 +98,7 @@ CHANGES = (
     ),
     Change(
         "cpu/backward.inl",
-        "kChunkBytes = 1 << 20, kLeastChunkRows = 256;",
+        "kChunkBytes = 1 << 20, kLeastChunkRows = 512;",
         "kChunkBytes = 16 << 10, kLeastChunkRows = 8;",
     ),
     # Small batches are divided.

@@ -11,7 +11,7 @@ RNNKERN_TARGET_BEGIN("avx2,fma")
 
 namespace rnnkern::cpu::avx2 {
 
-inline constexpr int kAccumulators = 12;
+inline constexpr int kAccumulators = 12, kPanelVectors = 2;
 
 template <class T>
 struct Vec;

@@ -17,7 +17,7 @@ RNNKERN_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 
 namespace rnnkern::cpu::avx512 {
 
-inline constexpr int kAccumulators = 24;
+inline constexpr int kAccumulators = 24, kPanelVectors = 4;
 
 template <class T>
 struct Vec;

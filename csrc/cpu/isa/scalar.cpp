@@ -8,7 +8,7 @@
 
 namespace rnnkern::cpu::scalar {
 
-inline constexpr int kAccumulators = 12;
+inline constexpr int kAccumulators = 12, kPanelVectors = 2;
 
 template <class T>
 struct Vec {
