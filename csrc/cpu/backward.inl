@@ -67,7 +67,7 @@ class BackwardPass {
     chunk_rows_ = std::min(shape_.rows, std::max(shape_.batch, chunk_rows_));
     const bool projected = shape_.projection > 0;
     // One chunk, however many threads the team turns out to have.
-    if (shape_.rows <= std::max(shape_.batch, kLeastChunkRows)) w_ih_.go_through_once();
+    if (shape_.rows <= std::max(shape_.batch, kLeastChunkRows / 2)) w_ih_.go_through_once();
     if (shape_.steps == 1) w_hh_.go_through_once();
     w_hh_.lay_out(arena, team_.rank, team_.size);
     if (own_.dx != nullptr) w_ih_.lay_out(arena, team_.rank, team_.size);
@@ -304,7 +304,9 @@ class BackwardPass {
     const Range tiles = my_tiles(rows);
     // What a group of tiles reads of left stays in the L2 while all of right_ goes by.
     constexpr int64_t kGroupBytes = 128 << 10;
-    const int64_t most = std::max<int64_t>(1, kGroupBytes / (kRows * count * static_cast<int64_t>(sizeof(T))));
+    const int64_t fit = kGroupBytes / (kRows * count * static_cast<int64_t>(sizeof(T)));
+    // So few that right_ would go by too often: then the other way round, a block of right_ stays.
+    const int64_t most = fit < 4 ? std::max<int64_t>(1, tiles.size()) : fit;
     for_tiles(tiles, most, [&](int64_t tile, int64_t group) {
       for (int64_t b = 0; b < ceil_div(columns, kWidth); ++b) {
         for (int64_t row = tile * kRows; row < std::min(rows, (tile + group) * kRows); row += kRows) {

@@ -1,4 +1,5 @@
-// All kernels of one instruction set: included inside its namespace and target region, after its Vec and kAccumulators.
+// All kernels of one instruction set: included inside its namespace and target region, after its Vec and
+// constants.
 
 #include "cpu/gemm.inl"
 
