@@ -1,5 +1,4 @@
-// All kernels of one instruction set: included inside its namespace and target region, after its Vec and
-// constants.
+// All kernels of one instruction set: included inside its namespace and target region, after its Vec and constants.
 
 #include "cpu/gemm.inl"
 
