@@ -121,6 +121,8 @@ def extension() -> Extension:
         sources=sources(cuda),
         depends=[name for pattern in HEADERS for name in find(Path("csrc"), pattern)],
         include_dirs=[str(ROOT / "csrc")],
+        # Without it each of torch's headers that needs one operator includes them all.
+        define_macros=[("AT_PER_OPERATOR_HEADERS", None)],
         extra_compile_args={
             "cxx": cxx_flags("cuda" if cuda else "cpu"),
             "nvcc": nvcc_flags(),

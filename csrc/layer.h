@@ -2,7 +2,7 @@
 // the argument, what was expected and what came; torch.nn's texts where it has one.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <memory>
 #include <optional>

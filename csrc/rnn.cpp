@@ -1,6 +1,10 @@
 #include "rnn.h"
 
+#include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <cstring>
 

@@ -6,6 +6,7 @@ is an instruction set of the CPU, the emulation of the CUDA kernels, or a GPU wh
 """
 
 import ctypes
+import gc
 
 import problems
 import pytest
@@ -47,6 +48,12 @@ def pytest_configure(config):
         "Synchronization debug mode is a prototype feature",
     ):
         config.addinivalue_line("filterwarnings", f"ignore:{text}:UserWarning")
+
+
+def pytest_collection_finish():
+    """No collection looks through the tests themselves and what they imported again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

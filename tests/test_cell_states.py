@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pairs import pair, states
-from problems import Problem, exact, ours, peer
+from problems import MANY_CHUNKS, Problem, exact, ours, peer
 from tolerances import assert_all_accurate, assert_equivalent, assert_gradients_accurate
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
@@ -32,7 +32,7 @@ def test_layer(cell, dtype, form):
 
 @pytest.mark.usefixtures("backend")
 def test_across_chunks(cell):
-    assert_gradients_accurate(Problem(cell, torch.float64, T=300, N=3, all_states=True))
+    assert_gradients_accurate(Problem(cell, torch.float64, **MANY_CHUNKS, all_states=True))
 
 
 @pytest.mark.usefixtures("backend", "poisoned")

@@ -38,15 +38,10 @@ def example(name):
     return found
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("examples")
-
-
 @pytest.mark.parametrize("name", MODULES)
-def test_quick(name, folder):
+def test_quick(name, tmp_path):
     """It learns, keeps a checkpoint, and torch.nn's layers find the same with it and go on."""
-    cls, path = example(name), folder / f"{name}.safetensors"
+    cls, path = example(name), tmp_path / f"{name}.safetensors"
     words = ["--quick", "--checkpoint", str(path)]
     report = training.main(cls, words)
     assert report.reached

@@ -36,7 +36,11 @@ SOURCES = [
 # gcc 12 at -O1 takes torch's reference counts for too small.
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-stringop-overflow"]
 FLAGS = ["-std=c++20", "-O1", "-g0", "-fPIC", "-fvisibility=hidden", "-fopenmp", *WARNINGS]
-DEFINES = [f"-DTORCH_EXTENSION_NAME={NAME}", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+DEFINES = [
+    f"-DTORCH_EXTENSION_NAME={NAME}",
+    "-DTORCH_API_INCLUDE_EXTENSION_H",
+    "-DAT_PER_OPERATOR_HEADERS",
+]
 SYSTEM = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_path("include")]]
 
 
