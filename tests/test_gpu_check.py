@@ -95,7 +95,8 @@ class FakeClock:
 def tiny(monkeypatch):
     """Short problems, timed in no time."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(grid.gc, "collect", lambda: 0)
+    for name in ("collect", "freeze", "unfreeze"):
+        monkeypatch.setattr(grid.gc, name, lambda: 0)
     monkeypatch.setattr(grid, "T", 5)
     monkeypatch.setattr(grid, "NAMES_STEPS", 2)
     monkeypatch.setattr(timing, "BLOCK", 0.0)
