@@ -34,7 +34,8 @@ from torch.utils.cpp_extension import (
 
 ROOT = Path(__file__).resolve().parent
 CUDA_SOURCES = Path("csrc", "cuda")
-WITHOUT_CUDA = {"csrc/cuda/plan.cpp", "csrc/cuda/absent.cpp"}  # all that such a build has of it
+# All that such a build has of it.
+WITHOUT_CUDA = {f"csrc/cuda/{name}.cpp" for name in ("absent", "plan", "tf32")}
 HEADERS = ("*.h", "*.inl", "*.cuh")
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 

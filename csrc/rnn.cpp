@@ -1,5 +1,6 @@
 #include "rnn.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>

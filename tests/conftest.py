@@ -51,7 +51,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """No collection looks through the tests themselves and what they imported again."""
+    """Garbage collection leaves out the tests themselves and what they imported."""
     gc.collect()
     gc.freeze()
 

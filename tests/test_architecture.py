@@ -62,7 +62,7 @@ STAIRCASE = {
 }
 
 # The only C++ that may see torch: the layer that faces it, and the adapters below.
-TORCH_FACING = {"cpu/parallel.cpp", "cuda/device.cpp", "cuda/gemm.cpp"}
+TORCH_FACING = {"cpu/parallel.cpp", "cuda/device.cpp", "cuda/gemm.cpp", "cuda/tf32.cpp"}
 TORCH_FACING |= {"bindings.cpp", "library.cpp"} | {
     f"{name}.{suffix}"
     for name in ("autograd", "explain", "layer", "operators", "rnn", "stream")

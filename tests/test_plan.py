@@ -85,6 +85,12 @@ def test_a_block_has_no_more_units_than_threads():
     assert plan("H200", H=520)["cluster"] == "takes at most 512 hidden units"
 
 
+@pytest.mark.parametrize(("precision", "strategy"), [("tf32", "persistent"), ("ieee", "stepwise")])
+def test_float32_follows_the_switch_of_tf32(precision, strategy, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    assert plan("H200", H=1024, dtype=torch.float32)["strategy"] == strategy
+
+
 def test_why_another_strategy_was_not_chosen(monkeypatch):
     assert "exact" in plan("H200", dtype=torch.float32)["persistent"]
     monkeypatch.setenv("RNNKERN_CUDA_STRATEGY", "stepwise")

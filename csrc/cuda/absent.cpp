@@ -13,7 +13,6 @@ namespace {
 int build_version() { return 0; }
 bool serves(std::string_view) { return false; }
 const Gpu& current_gpu() { refuse(); }
-bool allow_tf32() { return false; }
 size_t forward_scratch(int, DType, const ForwardProblem&, const Plan&) { refuse(); }
 void forward(int, DType, const ForwardProblem&, const Plan&, void*) { refuse(); }
 size_t backward_scratch(int, DType, const BackwardProblem&, const Plan&) { refuse(); }

@@ -1,6 +1,5 @@
 #include "cuda/device.h"
 
-#include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -81,8 +80,6 @@ class Fork {
 int build_version() { return CUDART_VERSION; }
 
 bool serves(std::string_view device_type) { return device_type == "cuda"; }
-
-bool allow_tf32() { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
 
 const Gpu& current_gpu() {
   static std::mutex mutex;

@@ -25,7 +25,17 @@ CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "emulation"
 NAME = "rnnkern_emulated"
 
-CUDA_HOST = ("backend", "fused", "gemm", "passes", "plan", "pointwise", "resident", "stepwise")
+CUDA_HOST = (
+    "backend",
+    "fused",
+    "gemm",
+    "passes",
+    "plan",
+    "pointwise",
+    "resident",
+    "stepwise",
+    "tf32",
+)
 SOURCES = [
     *sorted(path for path in CSRC.glob("*.cpp") if path.name != "library.cpp"),
     CSRC / "cpu" / "memory.cpp",

@@ -2,8 +2,6 @@
 // by the CUDA side.
 #include "cuda/device.h"
 
-#include <ATen/Context.h>
-
 #include <stdexcept>
 
 #include "cpu/backend.h"
@@ -14,8 +12,6 @@ namespace rnnkern::cuda {
 int build_version() { return 13000; }
 
 bool serves(std::string_view device_type) { return device_type == "cpu"; }
-
-bool allow_tf32() { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
 
 // So little memory that sequences fall into several chunks.
 const Gpu& current_gpu() {
